@@ -1,0 +1,152 @@
+"""Model specs: from ``kdpipe:resnet8x4,weights=FILE`` and its like to a network.
+
+    kdpipe:NAME                      our own small networks
+    torchvision:NAME                 torchvision's classification networks
+    python:package.module:factory    a function of the user's that returns a network
+    export:FILE.pt2                  a program saved by torch.export.save; teachers only
+
+The first three take ``weights=FILE``; torchvision also takes the name of one of its sets of weights.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ...stores.errors import KdpipeError, UsageError, unknown
+from ..factories import call_factory, import_attribute, named_parameters
+from ..specs import Spec
+from .exported import load_exported
+from .registry import create_model
+from .weights import first_line, is_weights_file, load_weights, restricted_unpickling
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network, and what its spec says about it.
+
+    Attributes:
+        module: maps (B, C, H, W) to raw logits (B, number of classes).
+        spec: the spec it was loaded from, as text.
+        weights_metadata: the metadata of the safetensors file its weights came from, else empty.
+        torchvision_transforms: the preprocessing that torchvision publishes with these weights, else None.
+    """
+
+    module: nn.Module
+    spec: str
+    weights_metadata: dict[str, str] = field(default_factory=dict)
+    torchvision_transforms: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class _WeightsOption:
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _NoOptions:
+    pass
+
+
+def load_model(spec: Spec, *, num_classes: int, in_channels: int) -> LoadedModel:
+    """Build the network that a spec names and load its weights.
+
+    Fresh weights come from torch's global random generator: seed it first. A network with torchvision's own
+    weights, and an exported program, keep the number of classes they have; whoever runs it checks that.
+
+    Args:
+        spec: the parsed model spec.
+        num_classes: the classes of the data.
+        in_channels: the channels of the images.
+
+    Raises:
+        UsageError: the spec names something unknown, or a file that is missing or unsafe to open.
+        MismatchError: the weights are for another network or another number of classes.
+        KdpipeError: a file is damaged, a download failed, or the user's factory raised an exception.
+    """
+    loaders = {
+        "kdpipe": _load_own,
+        "torchvision": _load_torchvision,
+        "python": _load_python,
+        "export": _load_export,
+    }
+    if spec.name not in loaders:
+        raise unknown("model scheme", spec.name, loaders)
+    if not spec.location:
+        raise UsageError(f"The model spec '{spec}' names no model. Write {spec.name}:NAME.")
+    return loaders[spec.name](spec, num_classes, in_channels)
+
+
+def _load_own(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:
+    weights = spec.into(_WeightsOption).weights
+    module = create_model(spec.location, num_classes, in_channels)
+    metadata = {} if weights is None else load_weights(module, weights, num_classes=num_classes)
+    return LoadedModel(module, str(spec), metadata)
+
+
+def _load_torchvision(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:
+    from torchvision import models  # takes a second to import: only where it is asked for
+
+    weights = spec.into(_WeightsOption).weights
+    names = models.list_models(module=models)
+    if spec.location not in names:
+        raise unknown("torchvision model", spec.location, names)
+    if in_channels != 3:
+        raise UsageError(
+            f"torchvision's networks take 3 channels, the images have {in_channels}. Add "
+            "--preprocess ...,channels=3."
+        )
+    if weights is not None and not is_weights_file(weights):
+        return _load_torchvision_weights(spec, weights)
+    module = models.get_model(spec.location, num_classes=num_classes)
+    metadata = {} if weights is None else load_weights(module, weights, num_classes=num_classes)
+    return LoadedModel(module, str(spec), metadata)
+
+
+def _load_torchvision_weights(spec: Spec, name: str) -> LoadedModel:
+    """The network with its own head and one of the sets of weights that torchvision publishes for it."""
+    from torchvision import models
+
+    known = models.get_model_weights(spec.location)
+    member = name.removeprefix(f"{known.__name__}.")
+    if member not in known.__members__:
+        raise unknown(f"weights of {spec.location}", name, known.__members__)
+    weights = known[member]
+    try:
+        with restricted_unpickling():
+            module = models.get_model(spec.location, weights=weights)
+    except Exception as error:  # the network, the disk, the checksum or the file itself
+        raise KdpipeError(
+            f"The weights {known.__name__}.{member} cannot be loaded ({first_line(error)}). Download "
+            f"{weights.url} yourself and pass weights=FILE."
+        ) from error
+    return LoadedModel(module, str(spec), {}, weights.transforms)
+
+
+def _load_python(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:
+    weights = None
+    arguments = spec
+    if "weights" in spec.options and "weights" not in named_parameters(import_attribute(spec.location)):
+        taken, arguments = spec.take("weights")
+        weights = taken.options["weights"]
+    offered = {"num_classes": num_classes, "in_channels": in_channels}
+    module = call_factory(spec.location, arguments.options, offered)
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"The factory {spec.location} returned a {type(module).__name__}, not a torch.nn.Module. Return "
+            "the network itself."
+        )
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise UsageError(
+            f"The factory {spec.location} returned a network with lazy layers, whose weights do not exist "
+            "yet. Give every layer its sizes, or run one batch through it in the factory."
+        )
+    metadata = {} if weights is None else load_weights(module, weights, num_classes=num_classes)
+    return LoadedModel(module, str(spec), metadata)
+
+
+def _load_export(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:  # noqa: ARG001
+    spec.into(_NoOptions)  # an exported program carries its weights: any option is a mistake
+    return LoadedModel(load_exported(spec.location), str(spec))

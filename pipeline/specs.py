@@ -1,0 +1,79 @@
+"""Specs: the short strings that name data, models and losses on the command line.
+
+Grammar: ``NAME[:LOCATION][,key=value]...``. A comma separates only where ``key=`` follows it, so that
+``mean=0.5,0.4,0.3,std=1,1,1`` needs no quoting; a literal comma before ``key=`` is written ``\\,``.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..stores.errors import UsageError, unknown
+
+_SEPARATOR = re.compile(r"(?<!\\),(?=[A-Za-z_]\w*=)")
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec.
+
+    Attributes:
+        name: what comes before the colon: a scheme (``folder``) or a plain name (``kd``).
+        location: what comes after it, or the empty string.
+        options: the ``key=value`` pairs, as text.
+    """
+
+    name: str
+    location: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read a spec from its text.
+
+        Raises:
+            UsageError: the text is empty, or an option is given twice.
+        """
+        head, *pairs = _SEPARATOR.split(text)
+        name, _, location = head.replace("\\,", ",").partition(":")
+        if not name.strip():
+            raise UsageError(f"The spec '{text}' names nothing. Write NAME:LOCATION,key=value.")
+        options: dict[str, str] = {}
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            if key in options:
+                raise UsageError(f"The spec '{text}' gives '{key}' twice. Give it once.")
+            options[key] = value.replace("\\,", ",")
+        return cls(name.strip(), location, options)
+
+    def __str__(self) -> str:
+        head = f"{self.name}:{self.location}" if self.location else self.name
+        parts = [head, *(f"{key}={value}" for key, value in self.options.items())]
+        return ",".join(re.sub(r",(?=[A-Za-z_]\w*=)", r"\\,", part) for part in parts)
+
+    def take(self, *keys: str) -> "tuple[Spec, Spec]":
+        """Split into (the options named by ``keys``, the rest); both keep name and location."""
+        taken = {key: value for key, value in self.options.items() if key in keys}
+        rest = {key: value for key, value in self.options.items() if key not in keys}
+        return dataclasses.replace(self, options=taken), dataclasses.replace(self, options=rest)
+
+    def into(self, options_type: type[OptionsT]) -> OptionsT:
+        """The options as a dataclass of ``options_type``: values converted, unknown keys refused.
+
+        Raises:
+            UsageError: an unknown key (the nearest is suggested) or a value of the wrong type.
+        """
+        fields = {f.name for f in dataclasses.fields(options_type)}  # pyright: ignore[reportArgumentType]
+        for key in self.options:
+            if key not in fields:
+                raise unknown(f"option of '{self.name}'", key, fields)
+        values: dict[str, Any] = dict(self.options)
+        try:
+            return msgspec.convert(values, options_type, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"The spec '{self}' cannot be read: {error}.") from None

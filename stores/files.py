@@ -1,0 +1,97 @@
+"""Files that are whole or absent: temporary name, fsync, rename, fsync of the folder; and their checksums."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import xxhash
+from msgspec import Meta
+
+from .errors import CorruptStoreError
+
+_TEMPORARY = ".tmp"
+_BLOCK = 1 << 22
+
+RelativePath = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")]
+Checksum = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """What a file of a store must be: its path in the store, size in bytes and checksum."""
+
+    path: RelativePath
+    bytes: Annotated[int, Meta(ge=0, le=2**48)]
+    checksum: Checksum
+
+    def __post_init__(self) -> None:
+        if ".." in self.path.split("/"):
+            raise ValueError(f"the path '{self.path}' leaves the store's folder")
+
+    def check_size(self, root: Path) -> None:
+        """Raise CorruptStoreError unless the file exists under ``root`` with the recorded size."""
+        path = root / self.path
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise CorruptStoreError(f"{path} cannot be read ({error.strerror}). Restore it.") from None
+        if size != self.bytes:
+            raise CorruptStoreError(f"{path} has {size} bytes, its record says {self.bytes}. Restore it.")
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """The checksum of ``data``: XXH3 with 128 bits, as ``xxh3-128:<hex>``."""
+    return f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
+
+
+def file_checksum(path: Path) -> str:
+    """The checksum of a file's bytes, read in blocks."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return f"xxh3-128:{state.hexdigest()}"
+
+
+def write_file(root: Path, relative: str, data: bytes | memoryview) -> FileRecord:
+    """Write ``data`` to ``root/relative`` so that a kill at any instant leaves the old file or the new one.
+
+    Missing folders are made. Returns the file's record.
+    """
+    path = root / relative
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+    return FileRecord(path=relative, bytes=memoryview(data).nbytes, checksum=checksum(data))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path``, durably, when the block ends; an exception removes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_temporaries(root: Path) -> None:
+    """Remove what killed writers left under ``root``. Call it only while no writer is at work there."""
+    for path in root.rglob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

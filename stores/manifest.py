@@ -1,0 +1,292 @@
+"""The manifest and the receipts: what a store is, as frozen dataclasses with limits, and their JSON."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from .errors import CorruptStoreError, RefusedError
+from .files import Checksum, FileRecord, checksum, write_file
+from .layout import MANIFEST, Grid, receipt_file
+
+FORMAT_VERSION = "1.0"
+GROUP_NAMES = ("head", "medium", "tail")
+
+# A stranger's store may claim anything: every count and text is bounded before it sizes an allocation.
+_MAX_FILE_BYTES = 16_000_000
+Count = Annotated[int, Meta(ge=0, le=2**48)]
+Positive = Annotated[int, Meta(ge=1, le=2**48)]
+Text = Annotated[str, Meta(max_length=4096)]
+Digest = Annotated[str, Meta(max_length=200)]
+ArrayName = Literal["logits", "ranks"]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+ModelT = TypeVar("ModelT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayInfo:
+    """One payload array: its name, dtype and row width (classes, or the rank depth)."""
+
+    name: ArrayName
+    dtype: Literal["float16", "float32", "uint8", "uint16"]
+    width: Annotated[int, Meta(ge=1, le=65536)]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.width * {"float16": 2, "float32": 4, "uint8": 1, "uint16": 2}[self.dtype]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """The data the teacher saw.
+
+    Attributes:
+        spec: how it was named at extraction, for the record; never imported or opened from here.
+        sample_ids: fingerprint of the ordered sample ids.
+        labels: fingerprint of the ordered labels.
+        classes: fingerprint of the ordered class names.
+        long_tail: parameters of the long-tail subsampling, if any.
+    """
+
+    spec: Text
+    sample_ids: Digest
+    labels: Digest
+    classes: Digest
+    long_tail: dict[Text, float | int | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherInfo:
+    """The teacher: how it was named, the checksum of its weights, its size, and the libraries that ran it."""
+
+    spec: Text
+    checksum: Digest
+    num_parameters: Count
+    libraries: dict[Text, Text] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Fractions of samples whose top class is their label; ``balanced`` is the mean over classes."""
+
+    overall: Fraction
+    balanced: Fraction
+    head: Fraction | None = None
+    medium: Fraction | None = None
+    tail: Fraction | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store is; see docs/format.md for every field.
+
+    ``store_id`` is derived from what decides the content (data, teacher, input, arrays, order), so the same
+    extraction has the same id wherever it is run. ``receipts`` is the checksum over all receipts of a
+    finished store: it names the content itself.
+    """
+
+    format_version: Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")] = FORMAT_VERSION
+    store_id: Digest = ""
+    state: Literal["writing", "complete"] = "writing"
+    num_samples: Positive
+    num_classes: Annotated[int, Meta(ge=2, le=65536)]
+    num_views: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    chunk_rows: Positive
+    arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=2)]
+    dataset: DatasetInfo
+    teacher: TeacherInfo
+    preprocessing: dict[Text, Any]
+    group_rule: Text
+    order: Text = "dataset"
+    precision: Text = "fp32"
+    device: Text = "cpu"
+    batch_size: Positive
+    kdpipe_version: Text
+    created: Text
+    finished: Text | None = None
+    extractor: Text | None = None
+    owner: Text | None = None
+    licence: Text | None = None
+    note: Text | None = None
+    accuracy: Accuracy | None = None
+    files: Annotated[tuple[FileRecord, ...], Meta(max_length=64)] = ()
+    receipts: Checksum | None = None
+
+    def __post_init__(self) -> None:
+        if not self.store_id:
+            object.__setattr__(self, "store_id", self.identity())
+
+    @property
+    def grid(self) -> Grid:
+        """The chunks this store is made of."""
+        return Grid(self.num_samples, self.num_views, self.chunk_rows)
+
+    def array(self, name: str) -> ArrayInfo | None:
+        """The array of that name, or None."""
+        return next((array for array in self.arrays if array.name == name), None)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the stored numbers; two extractions may share a folder only if these agree."""
+        return {
+            "format": self.format_version.partition(".")[0],
+            "num_samples": self.num_samples,
+            "num_classes": self.num_classes,
+            "num_views": self.num_views,
+            "chunk_rows": self.chunk_rows,
+            "arrays": msgspec.to_builtins(self.arrays),
+            "sample_ids": self.dataset.sample_ids,
+            "labels": self.dataset.labels,
+            "classes": self.dataset.classes,
+            "teacher": self.teacher.checksum,
+            "preprocessing": self.preprocessing,
+            "group_rule": self.group_rule,
+            "order": self.order,
+            "precision": self.precision,
+        }
+
+    def identity(self) -> str:
+        """The store id: 16 hex digits of SHA-256 over the settings."""
+        return hashlib.sha256(msgspec.json.encode(self.settings(), order="deterministic")).hexdigest()[:16]
+
+    def to_json(self) -> bytes:
+        """The manifest as indented JSON; its last field is the checksum of all the others."""
+        body = msgspec.to_builtins(self)
+        body["checksum"] = _body_checksum(body)
+        return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
+
+    def write(self, root: Path) -> None:
+        """Write ``root/manifest.json``, whole or not at all."""
+        write_file(root, MANIFEST, self.to_json())
+
+    @classmethod
+    def read(cls, root: Path) -> "Manifest":
+        """Read and validate ``root/manifest.json``.
+
+        Raises:
+            CorruptStoreError: it is missing, not JSON, too large, altered, or breaks the schema.
+            RefusedError: it was written by a newer major version of the format.
+        """
+        path = root / MANIFEST
+        body = _read_json(path, dict[str, Any])
+        _check_version(body.get("format_version"), path)
+        stated = body.pop("checksum", None)
+        if stated != _body_checksum(body):
+            raise CorruptStoreError(
+                f"{path} does not match its own checksum: it was altered or cut. Restore it."
+            )
+        try:
+            return msgspec.convert(body, cls)
+        except msgspec.ValidationError as error:
+            raise CorruptStoreError(f"{path} is not a valid manifest: {error}. Restore it.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDigest:
+    """The digest of the exact input tensor the teacher was given for one row."""
+
+    row: Count
+    digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Proof that a chunk is whole: its rows, every file it wrote, and digests of a few of its inputs."""
+
+    chunk: Count
+    view: Count
+    start: Count
+    stop: Count
+    files: Annotated[tuple[FileRecord, ...], Meta(max_length=8)]
+    inputs: Annotated[tuple[InputDigest, ...], Meta(max_length=64)] = ()
+
+    def to_json(self) -> bytes:
+        """The receipt as JSON; its bytes depend on nothing but the chunk's content."""
+        body = msgspec.to_builtins(self)
+        body["checksum"] = _body_checksum(body)
+        return msgspec.json.encode(body) + b"\n"
+
+    def write(self, root: Path) -> None:
+        """Write the receipt: from here on the chunk exists."""
+        write_file(root, receipt_file(self.chunk), self.to_json())
+
+    @classmethod
+    def read(cls, root: Path, grid: Grid, chunk: int) -> "Receipt":
+        """Read and validate one receipt.
+
+        Raises:
+            CorruptStoreError: it is missing, altered, breaks the schema, or is about another chunk.
+        """
+        path = root / receipt_file(chunk)
+        body = _read_json(path, dict[str, Any])
+        stated = body.pop("checksum", None)
+        if stated != _body_checksum(body):
+            raise CorruptStoreError(f"{path} does not match its own checksum: it was altered or cut.")
+        try:
+            receipt = msgspec.convert(body, cls)
+        except msgspec.ValidationError as error:
+            raise CorruptStoreError(f"{path} is not a valid receipt: {error}.") from None
+        rows = grid.rows(chunk)
+        found = (receipt.chunk, receipt.view, receipt.start, receipt.stop)
+        if found != (chunk, grid.view(chunk), rows.start, rows.stop):
+            raise CorruptStoreError(f"{path} is the receipt of chunk {receipt.chunk}, not of chunk {chunk}.")
+        return receipt
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema of manifest.json, as published in docs/manifest.schema.json."""
+    return msgspec.json.schema(Manifest)
+
+
+def fingerprint(values: "list[str] | tuple[str, ...]") -> str:
+    """SHA-256 over an ordered list of texts; the length before each makes the boundaries part of it."""
+    digest = hashlib.sha256()
+    for value in values:
+        encoded = value.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def differences(one: Manifest, other: Manifest) -> list[str]:
+    """The names of the settings in which two manifests differ."""
+    left, right = one.settings(), other.settings()
+    return [name for name in left if left[name] != right[name]]
+
+
+def replace(manifest: Manifest, **changes: Any) -> Manifest:
+    """A copy with some fields changed and the store id derived again."""
+    return dataclasses.replace(manifest, store_id="", **changes)
+
+
+def _body_checksum(body: dict[str, Any]) -> str:
+    return checksum(msgspec.json.encode(body, order="deterministic"))
+
+
+def _read_json(path: Path, model: type[ModelT]) -> ModelT:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise CorruptStoreError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: refused unread.")
+        return msgspec.json.decode(path.read_bytes(), type=model)
+    except OSError as error:
+        raise CorruptStoreError(
+            f"{path} cannot be read ({error.strerror}). Is this a kdpipe store?"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptStoreError(f"{path} is not valid JSON: {error}. Restore it.") from None
+
+
+def _check_version(version: object, path: Path) -> None:
+    major = str(version).partition(".")[0]
+    if not major.isdecimal():
+        raise CorruptStoreError(f"{path} states no format version. Is this a kdpipe store?")
+    if int(major[:9]) > int(FORMAT_VERSION.partition(".")[0]):
+        raise RefusedError(
+            f"{path} has format version {str(version)[:20]}; this kdpipe reads up to {FORMAT_VERSION}. "
+            "Upgrade: pip install --upgrade kdpipe."
+        )

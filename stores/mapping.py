@@ -1,0 +1,102 @@
+"""Chunk files mapped side by side, so that one view of an uncompressed array is one flat NumPy array.
+
+One address range is reserved and every chunk file is mapped into its place (MAP_FIXED); nothing is read or
+copied until rows are gathered. Where chunks are not page-aligned, or the system has no such call, the rows are
+gathered chunk by chunk instead.
+"""
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .errors import CorruptStoreError
+
+# Linux lets a process hold 65,530 mappings by default; stay well below, other libraries map files too.
+_MAX_MAPPINGS = 16_000
+_MAP_FIXED = 0x10
+
+
+class MappedRows:
+    """The rows of one view of one array: (N, width), read-only.
+
+    Every file's size is checked before it is mapped, so that a truncated file is an error, not a SIGBUS.
+
+    Args:
+        files: the chunk files in row order; all have ``chunk_rows`` rows.
+        chunk_rows: R.
+        width: elements of a row.
+        dtype: element type, little endian.
+
+    Raises:
+        CorruptStoreError: a file is missing or has the wrong size.
+    """
+
+    def __init__(self, files: Sequence[Path], chunk_rows: int, width: int, dtype: str) -> None:
+        self._chunk_rows = chunk_rows
+        self._shape = (chunk_rows, width)
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._files = files
+        chunk_bytes = chunk_rows * width * self._dtype.itemsize
+        for file in files:
+            _check_size(file, chunk_bytes)
+        aligned = len(files) == 1 or chunk_bytes % mmap.ALLOCATIONGRANULARITY == 0
+        self._flat: np.ndarray | None = None
+        self._last: tuple[int, np.ndarray] | None = None
+        if sys.platform == "linux" and aligned and len(files) <= _MAX_MAPPINGS:
+            self._flat = _map_side_by_side(files, chunk_bytes).view(self._dtype).reshape(-1, width)
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy ``rows`` (int64, any order, within range) into ``out`` (len(rows), width)."""
+        if self._flat is not None:
+            # "clip" lets NumPy write straight into `out`; the caller has checked the range
+            np.take(self._flat, rows, axis=0, out=out, mode="clip")
+            return
+        blocks = rows // self._chunk_rows
+        for block in np.unique(blocks):
+            (places,) = np.nonzero(blocks == block)
+            out[places] = self._block(int(block))[rows[places] - block * self._chunk_rows]
+
+    def _block(self, block: int) -> np.ndarray:
+        if self._last is None or self._last[0] != block:
+            self._last = (block, np.memmap(self._files[block], self._dtype, "r", shape=self._shape))
+        return self._last[1]
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise CorruptStoreError(f"{file} cannot be read ({error.strerror}). Restore this chunk.") from None
+    if size != expected:
+        raise CorruptStoreError(f"{file} has {size} bytes instead of {expected}. Restore this chunk.")
+
+
+def _map_side_by_side(files: Sequence[Path], chunk_bytes: int) -> np.ndarray:
+    """All files as one array of bytes; the mappings end with the array."""
+    total = len(files) * chunk_bytes
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    reserved = mmap.mmap(-1, total, flags=flags)
+    flat = np.frombuffer(reserved, np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+    )  # fmt: skip
+    for position, file in enumerate(files):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            address = flat.ctypes.data + position * chunk_bytes
+            placed = libc.mmap(
+                address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0
+            )
+        finally:
+            os.close(descriptor)
+        if placed != address:
+            raise CorruptStoreError(f"{file} cannot be mapped ({os.strerror(ctypes.get_errno())}).")
+    flat.flags.writeable = False
+    return flat

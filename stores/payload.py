@@ -1,0 +1,59 @@
+"""The payload as plain Zarr v3: metadata documents made by zarr-python, chunk files as C-order bytes."""
+
+import asyncio
+
+import numpy as np
+
+from .layout import PAYLOAD
+from .manifest import ArrayInfo, Manifest
+
+_DIMENSIONS = {"logits": ("view", "sample", "class"), "ranks": ("view", "sample", "rank")}
+
+
+def fill_value(array: ArrayInfo) -> float | int:
+    """What a padded or missing element holds: NaN for logits, the largest id for ranks."""
+    return float("nan") if array.name == "logits" else int(np.iinfo(array.dtype).max)
+
+
+def metadata_documents(manifest: Manifest) -> dict[str, bytes]:
+    """The ``zarr.json`` files of the payload, by their path in the store."""
+    import zarr  # heavy, and only needed when a store is created
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    memory = MemoryStore()
+    root = zarr.create_group(memory, zarr_format=3, attributes={"kdpipe": {"store_id": manifest.store_id}})
+    for array in manifest.arrays:
+        root.create_array(
+            array.name,
+            shape=(manifest.num_views, manifest.num_samples, array.width),
+            chunks=(1, manifest.chunk_rows, array.width),
+            dtype=array.dtype,
+            fill_value=fill_value(array),
+            compressors=None,
+            filters=None,
+            dimension_names=_DIMENSIONS[array.name],
+        )
+    names = ["zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays)]
+
+    async def read(name: str) -> bytes:
+        document = await memory.get(name, default_buffer_prototype())
+        return b"" if document is None else document.to_bytes()
+
+    return {f"{PAYLOAD}/{name}": asyncio.run(read(name)) for name in names}
+
+
+def chunk_bytes(array: ArrayInfo, values: np.ndarray, chunk_rows: int) -> memoryview:
+    """The bytes of one chunk file: the rows as stored (little endian), padded to a full chunk.
+
+    Args:
+        array: which array.
+        values: (rows, width), castable to the array's dtype.
+        chunk_rows: R, rows of a full chunk.
+    """
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if len(values) == chunk_rows:
+        return memoryview(np.ascontiguousarray(values, dtype=dtype)).cast("B")
+    full = np.full((chunk_rows, array.width), fill_value(array), dtype=dtype)
+    full[: len(values)] = values
+    return memoryview(full).cast("B")

@@ -1,0 +1,177 @@
+"""Reading a store: its manifest, tables and rows, without torch."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import MissingArrayError, RefusedError, UsageError
+from .join import JoinedDataset, MapDataset, match_rows
+from .layout import CLASSES, array_file, receipt_file, samples_file
+from .manifest import GROUP_NAMES, ArrayInfo, Manifest, Receipt
+from .mapping import MappedRows
+from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
+
+
+def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False) -> "Store":
+    """Open a store; this reads its manifest and nothing else.
+
+    Args:
+        path: the folder of the store.
+        allow_unfinished: also open a store whose extraction is not finished (to look at it, not to train from it).
+
+    Raises:
+        CorruptStoreError: there is no store, or its manifest is damaged.
+        RefusedError: the store is unfinished, or of a newer format version.
+    """
+    root = Path(path)
+    manifest = Manifest.read(root)
+    if manifest.state != "complete" and not allow_unfinished:
+        raise RefusedError(f"{root} is not finished. Run the same `kdpipe extract` again to complete it.")
+    return Store(root, manifest)
+
+
+class Store:
+    """A logit store, open for reading. Safe to use in forked and spawned DataLoader workers.
+
+    Attributes:
+        path: the folder of the store.
+        manifest: what the store is.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._mapped: dict[tuple[str, int], MappedRows] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Store, (self.path, self.manifest)
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    @cached_property
+    def classes(self) -> pa.Table:
+        """One row per class: class_id, name, count, group."""
+        return read_parquet(self.path / CLASSES, CLASSES_SCHEMA, self.manifest.num_classes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in class order."""
+        return self.classes["name"].to_pylist()
+
+    @property
+    def class_groups(self) -> np.ndarray:
+        """(C,) int64: 0 head, 1 medium, 2 tail."""
+        groups = self.classes["group"].to_pylist()
+        return np.array([GROUP_NAMES.index(group) for group in groups], np.int64)
+
+    def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row per sample, in row order: row, sample_id, label, group and what the teacher said of it.
+
+        Args:
+            columns: read only these.
+        """
+        grid = self.manifest.grid
+        tables = [
+            read_parquet(self.path / samples_file(block), SAMPLES_SCHEMA, len(grid.rows(block)), columns)
+            for block in range(grid.chunks_per_view)
+        ]
+        return pa.concat_tables(tables)
+
+    def receipt(self, chunk: int) -> Receipt:
+        """The receipt of a chunk."""
+        return Receipt.read(self.path, self.manifest.grid, chunk)
+
+    def has_receipt(self, chunk: int) -> bool:
+        """Whether a chunk has been written."""
+        return (self.path / receipt_file(chunk)).exists()
+
+    def read(
+        self,
+        rows: np.ndarray | Sequence[int],
+        *,
+        arrays: Sequence[str] = ("logits",),
+        view: int = 0,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Gather rows.
+
+        Args:
+            rows: (B,) store rows, any order, repeats allowed.
+            arrays: any of "logits" (float16 or float32) and "ranks" (class ids, teacher's best first).
+            view: which view.
+            out: kept (B, width) buffers to fill, by array; new ones are made for those not given.
+
+        Returns:
+            The (B, width) arrays by name, in the stored dtype.
+
+        Raises:
+            UsageError: a row or view out of range, or a buffer of another shape or dtype.
+            MissingArrayError: the store does not carry an array.
+            CorruptStoreError: a chunk file is missing or truncated.
+        """
+        rows = np.asarray(rows, np.int64)
+        if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
+            raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self.path}.")
+        result = {}
+        for name in arrays:
+            info = self.require(name)
+            shape = (len(rows), info.width)
+            buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
+            if buffer.shape != shape or buffer.dtype != info.dtype:
+                raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}.")
+            self._rows(info, view).gather(rows, buffer)
+            result[name] = buffer
+        return result
+
+    def require(self, name: str) -> ArrayInfo:
+        """The description of an array.
+
+        Raises:
+            MissingArrayError: the store does not carry it.
+        """
+        info = self.manifest.array(name)
+        if info is None:
+            has = ", ".join(array.name for array in self.manifest.arrays)
+            raise MissingArrayError(
+                f"{self.path} has no '{name}', only {has}. Extract again with --write {has},{name}."
+            )
+        return info
+
+    def join(self, dataset: MapDataset, sample_ids: Sequence[str] | None = None) -> JoinedDataset:
+        """Join a map-style data set to the store by sample id.
+
+        Args:
+            dataset: gives (input, label, ...) for a position.
+            sample_ids: the id of every position; by default ``dataset.sample_ids``.
+
+        Returns:
+            The samples both have, in store order; each item ends with its store row, to be given to :meth:`read`.
+
+        Raises:
+            UsageError: the data set names no ids, or names one twice.
+            MismatchError: no sample is in both.
+        """
+        ids = getattr(dataset, "sample_ids", None) if sample_ids is None else sample_ids
+        if ids is None:
+            raise UsageError(
+                "The data set has no `sample_ids`. Pass them: store.join(dataset, sample_ids=...)."
+            )
+        rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self.path))
+        return JoinedDataset(dataset, positions, rows, self.manifest.chunk_rows)
+
+    def _rows(self, info: ArrayInfo, view: int) -> MappedRows:
+        key = (info.name, view)
+        if key not in self._mapped:
+            if not 0 <= view < self.manifest.num_views:
+                raise UsageError(
+                    f"View {view} is not in {self.path}: it has {self.manifest.num_views}, from 0."
+                )
+            grid = self.manifest.grid
+            files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
+            self._mapped[key] = MappedRows(files, grid.chunk_rows, info.width, info.dtype)
+        return self._mapped[key]

@@ -1,0 +1,146 @@
+"""Writing a store: skeleton, chunks with their receipts, and the finished manifest, in this order.
+
+Any kill leaves whole files: a chunk exists if and only if its receipt does, and a store is complete if and
+only if its manifest says so. The same writer, opened again, goes on with the chunks that are missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from . import manifest as manifests
+from .errors import CorruptStoreError, MismatchError, RefusedError
+from .files import checksum, remove_temporaries, write_file
+from .layout import CLASSES, MANIFEST, array_file, receipt_file, samples_file
+from .manifest import Accuracy, InputDigest, Manifest, Receipt
+from .payload import chunk_bytes, metadata_documents
+from .tables import to_parquet
+
+
+class StoreWriter:
+    """Writes one store; made by :meth:`open`."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, root: Path, manifest: Manifest, classes: pa.Table) -> "StoreWriter":
+        """Create the store, or go on with one that was begun with the same settings.
+
+        Args:
+            root: the folder of the store.
+            manifest: what the store is to be; a store already there keeps its own times and batch size.
+            classes: classes.parquet.
+
+        Raises:
+            MismatchError: a store with other settings is there.
+            RefusedError: something that is not a store is there.
+        """
+        if (root / MANIFEST).exists():
+            found = Manifest.read(root)
+            if changed := manifests.differences(found, manifest):
+                raise MismatchError(
+                    f"{root} is a store made with other settings ({', '.join(changed)} differ). "
+                    "Choose another --out, or give the settings it was begun with."
+                )
+            manifest = found
+        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
+        writer = cls(root, manifest)
+        if manifest.state == "writing":
+            writer._write_skeleton(classes)
+        return writer
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store is finished; nothing more can be written then."""
+        return self.manifest.state == "complete"
+
+    def missing_chunks(self) -> list[int]:
+        """The chunks that have no valid receipt, or a file of another size than their receipt says."""
+        return [chunk for chunk in range(self.manifest.grid.num_chunks) if not self._is_whole(chunk)]
+
+    def write_chunk(
+        self,
+        chunk: int,
+        arrays: Mapping[str, np.ndarray],
+        samples: pa.Table | None,
+        inputs: Sequence[InputDigest] = (),
+    ) -> Receipt:
+        """Write the files of one chunk, then its receipt.
+
+        Args:
+            chunk: which chunk of the grid.
+            arrays: (rows, width) values for every array of the manifest.
+            samples: the samples table of these rows, for view 0.
+            inputs: digests of the teacher's input tensors, for a few of the rows.
+        """
+        grid = self.manifest.grid
+        view, block, rows = grid.view(chunk), grid.block(chunk), grid.rows(chunk)
+        records = []
+        for array in self.manifest.arrays:
+            data = chunk_bytes(array, arrays[array.name], grid.chunk_rows)
+            records.append(write_file(self.root, array_file(array.name, view, block), data))
+        if samples is not None:
+            records.append(write_file(self.root, samples_file(block), to_parquet(samples)))
+        receipt = Receipt(
+            chunk=chunk,
+            view=view,
+            start=rows.start,
+            stop=rows.stop,
+            files=tuple(records),
+            inputs=tuple(inputs),
+        )
+        receipt.write(self.root)
+        return receipt
+
+    def finish(self, accuracy: Accuracy | None = None) -> Manifest:
+        """Mark the store complete: the manifest is written last, with the checksum over all receipts."""
+        if missing := self.missing_chunks():
+            raise RefusedError(
+                f"{self.root} lacks {len(missing)} of {self.manifest.grid.num_chunks} chunks. Run extract again."
+            )
+        self.manifest = manifests.replace(
+            self.manifest,
+            state="complete",
+            finished=timestamp(),
+            accuracy=accuracy,
+            receipts=receipts_checksum(self.root, self.manifest),
+        )
+        self.manifest.write(self.root)
+        return self.manifest
+
+    def _write_skeleton(self, classes: pa.Table) -> None:
+        """Manifest, class table and Zarr metadata: the same bytes each time, so a resume may write them again."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.root)
+        documents = {CLASSES: to_parquet(classes), **metadata_documents(self.manifest)}
+        self.manifest.write(self.root)
+        records = tuple(write_file(self.root, name, data) for name, data in documents.items())
+        self.manifest = manifests.replace(self.manifest, files=records)
+        self.manifest.write(self.root)
+
+    def _is_whole(self, chunk: int) -> bool:
+        if not (self.root / receipt_file(chunk)).exists():
+            return False
+        try:
+            for record in Receipt.read(self.root, self.manifest.grid, chunk).files:
+                record.check_size(self.root)
+        except CorruptStoreError:
+            return False
+        return True
+
+
+def receipts_checksum(root: Path, manifest: Manifest) -> str:
+    """The checksum over all receipts, in chunk order: it names the content of the store."""
+    parts = (checksum((root / receipt_file(chunk)).read_bytes()) for chunk in range(manifest.grid.num_chunks))
+    return checksum("\n".join(parts).encode())
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
