@@ -25,9 +25,7 @@ def import_attribute(location: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = location.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UsageError(
-            f"'python:{location}' does not name a function. Write python:package.module:function."
-        )
+        raise UsageError(f"'python:{location}' does not name a function. Write python:package.module:function.")
     module = _import_module(module_name)
     found = getattr(module, attribute, None)
     if not callable(found):

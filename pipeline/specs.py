@@ -1,18 +1,20 @@
-"""Specs: the short strings that name data, models and losses on the command line.
+r"""Specs: the short strings that name data, models and losses on the command line.
 
 Grammar: ``NAME[:LOCATION][,key=value]...``. A comma separates only where ``key=`` follows it, so that
-``mean=0.5,0.4,0.3,std=1,1,1`` needs no quoting; a literal comma before ``key=`` is written ``\\,``.
+``mean=0.5,0.4,0.3,std=1,1,1`` needs no quoting; a literal comma before ``key=`` is written ``\,``.
 """
 
 import dataclasses
 import re
 from dataclasses import dataclass, field
+import typing
 from typing import Any, TypeVar
 
 import msgspec
 
 from ..stores.errors import UsageError, unknown
 
+_SECRET = re.compile(r"token|secret|passw|credential|api_?key|signature", re.IGNORECASE)
 _SEPARATOR = re.compile(r"(?<!\\),(?=[A-Za-z_]\w*=)")
 
 OptionsT = TypeVar("OptionsT")
@@ -56,6 +58,11 @@ class Spec:
         parts = [head, *(f"{key}={value}" for key, value in self.options.items())]
         return ",".join(re.sub(r",(?=[A-Za-z_]\w*=)", r"\\,", part) for part in parts)
 
+    def public(self) -> str:
+        """The spec as a store may record it: options that look like a secret are left out."""
+        kept = {key: value for key, value in self.options.items() if not _SECRET.search(key)}
+        return str(dataclasses.replace(self, options=kept))
+
     def take(self, *keys: str) -> "tuple[Spec, Spec]":
         """Split into (the options named by ``keys``, the rest); both keep name and location."""
         taken = {key: value for key, value in self.options.items() if key in keys}
@@ -72,8 +79,16 @@ class Spec:
         for key in self.options:
             if key not in fields:
                 raise unknown(f"option of '{self.name}'", key, fields)
-        values: dict[str, Any] = dict(self.options)
+        hints = typing.get_type_hints(options_type)
+        values: dict[str, Any] = {
+            key: value.split(",") if _is_tuple(hints[key]) else value for key, value in self.options.items()
+        }
         try:
             return msgspec.convert(values, options_type, strict=False)
         except msgspec.ValidationError as error:
-            raise UsageError(f"The spec '{self}' cannot be read: {error}.") from None
+            reason = str(error).removesuffix(".")
+            raise UsageError(f"The spec '{self}' cannot be read: {reason}.") from None
+
+
+def _is_tuple(hint: object) -> bool:
+    return any(typing.get_origin(kind) is tuple for kind in (hint, *typing.get_args(hint)))

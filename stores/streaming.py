@@ -69,8 +69,8 @@ class BatchSampler:
         drop_last: bool = False,
     ) -> None:
         self._rows, self._chunk_rows = rows, chunk_rows
-        self._order, self._seed, self._epoch = order, seed, 0
-        self.batch_size, self.drop_last = batch_size, drop_last
+        self._seed, self._epoch = seed, 0
+        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is given next."""
@@ -82,7 +82,7 @@ class BatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         positions = epoch_order(
-            self._rows, self._chunk_rows, order=self._order, seed=self._seed, epoch=self._epoch
+            self._rows, self._chunk_rows, order=self.order, seed=self._seed, epoch=self._epoch
         )
         for batch in range(len(self)):
             yield positions[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()

@@ -95,8 +95,7 @@ def _load_torchvision(spec: Spec, num_classes: int, in_channels: int) -> LoadedM
         raise unknown("torchvision model", spec.location, names)
     if in_channels != 3:
         raise UsageError(
-            f"torchvision's networks take 3 channels, the images have {in_channels}. Add "
-            "--preprocess ...,channels=3."
+            f"torchvision's networks take 3 channels, the images have {in_channels}. Add --preprocess ...,channels=3."
         )
     if weights is not None and not is_weights_file(weights):
         return _load_torchvision_weights(spec, weights)

@@ -19,6 +19,9 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2", ".bin")
 _NESTED_KEYS = ("state_dict", "model")
 _SHOWN_KEYS = 4
 
+# Where the restricted unpickler's own words are in torch's message; the advice after the sentence is cut.
+_UNPICKLER_SAYS = re.compile(r"WeightsUnpickler error:\s*(.*?)(?:\. Please use .*)?$", re.MULTILINE)
+
 # What torch's restricted unpickler says when a file asks for a class or a function, not when it is damaged.
 _ASKS_FOR_CODE = re.compile(r"\bglobal\b|call reduce|create new object|set state|TorchScript", re.IGNORECASE)
 
@@ -58,7 +61,7 @@ def load_weights(module: nn.Module, value: str, *, num_classes: int) -> dict[str
     return metadata
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(path: Path) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     """The state dict in a file and the file's metadata. The file is data: nothing in it is run.
 
     Raises:
@@ -128,7 +131,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader, the unpickler and the tensor builder each raise their own
@@ -148,10 +151,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             break
     if not _is_state_dict(content):
         raise KdpipeError(
-            f"The file {path} holds no weights: neither it nor its '{_NESTED_KEYS[0]}' or '{_NESTED_KEYS[1]}' "
-            "is a state dict. Save model.state_dict()."
+            f"The file {path} holds no weights: neither it nor an entry 'state_dict' or 'model' of it is a state "
+            "dict. Save model.state_dict()."
         )
-    return dict(content)
+    return content  # as it is: torch keeps the layers' versions in an attribute of its ordered dict
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -165,9 +168,7 @@ def _is_state_dict(content: Any) -> bool:
 
 def _check_shapes(module: nn.Module, state: Mapping[str, Any], path: Path, num_classes: int) -> None:
     """Say in words what torch would say in shapes: other classes, other channels, another network."""
-    own = {
-        name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)
-    }
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     pairs = {
         name: (tuple(value.shape), own[name])
         for name, value in state.items()
@@ -202,5 +203,8 @@ def _first(items: list[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its type where it has none: torch's go on for pages."""
-    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+    """What an exception says, in one line: torch's go on for pages, and advise to lift its restrictions."""
+    text = str(error)
+    refused = _UNPICKLER_SAYS.search(text)
+    line = refused.group(1) if refused else next(iter(text.splitlines()), "")
+    return line.strip().rstrip(".") or type(error).__name__

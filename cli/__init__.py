@@ -1,0 +1,1 @@
+"""The command line: it parses, calls the pipeline and shows. No logic lives here."""

@@ -1,0 +1,61 @@
+"""``kdpipe extract``."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import ProgressBar, auto_int, comma_list, config_option, json_option
+
+
+@click.command()
+@config_option
+@click.option("--data", required=True, metavar="SPEC", help="The data set, e.g. folder:DIR or fashion-mnist:DIR.")
+@click.option("--teacher", required=True, metavar="SPEC", help="The teacher, e.g. kdpipe:resnet32x4,weights=FILE.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store to write, by custom NAME.kd.")
+@click.option("--preprocess", metavar="SPEC", help="image,resize=256,crop=224,...; by default the teacher's own.")
+@click.option("--write", default="logits,ranks", callback=comma_list, help="Arrays to write.", show_default=True)
+@click.option("--codec", default="float16", type=click.Choice(["float16", "float32"]), show_default=True,
+              help="How logits are stored.")  # fmt: skip
+@click.option("--groups", default="thirds", metavar="RULE", show_default=True,
+              help="Class groups: thirds, counts:100,20, or a CSV/Parquet file.")  # fmt: skip
+@click.option("--rank-depth", type=click.IntRange(1), help="Keep only so many of the best ranks.")
+@click.option("--chunk-rows", type=click.IntRange(1), help="Rows of a chunk; 4096 unless classes are very many.")
+@click.option("--order", default="dataset", show_default=True, help="Row order: dataset, shuffled or shuffled:SEED.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), show_default=True,
+              help="Of the teacher's pass.")  # fmt: skip
+@click.option("--batch-size", default="auto", callback=auto_int, show_default=True, help="auto or a number.")
+@click.option("--workers", default="auto", callback=auto_int, show_default=True, help="Reading processes.")
+@click.option("--on-bad-sample", default="fail", type=click.Choice(["fail", "skip"]), show_default=True,
+              help="At a sample that cannot be read: stop, or read all first and leave those out.")  # fmt: skip
+@click.option("--extractor", help="Who runs this, for the record.")
+@click.option("--owner", help="Whom to ask about the store, for the record.")
+@click.option("--licence", help="Licence of the store, for the record.")
+@click.option("--note", help="Anything else, for the record.")
+@json_option
+def extract(*, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+    """Run a teacher once over a data set and write its logits and ranks to a store.
+
+    \b
+    kdpipe extract --data folder:photos/train --teacher torchvision:resnet50,weights=IMAGENET1K_V2 \\
+                   --out photos.kd
+
+    Run again after an interruption, the same command goes on with the chunks that are missing.
+    """
+    from ..pipeline import ExtractConfig, Progress
+    from ..pipeline import extract as run
+    from .show import show_manifest
+
+    started = time.perf_counter()
+    with ProgressBar("images") as update:
+
+        def on_progress(progress: Progress) -> None:
+            speed = progress.computed / (time.perf_counter() - started)
+            update(done=progress.found + progress.computed, total=progress.total, speed=f"{speed:,.0f} images/s")
+
+        result = run(ExtractConfig(**settings), on_progress)
+    if not result.computed:
+        click.echo(f"{settings['out']} is finished already; nothing was changed.", err=True)
+    show_manifest(settings["out"], result.manifest, as_json=as_json)

@@ -1,0 +1,97 @@
+"""What several commands share: ``--config``, ``--json``, and running with a progress bar."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..stores.errors import UsageError, unknown
+
+
+def read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    """Take the defaults of a command's flags from a TOML file, or from the ``config.json`` of a run; flags win.
+
+    Raises:
+        UsageError: the file cannot be read, or has a key that is no flag.
+    """
+    if value is None:
+        return
+    import json
+
+    try:
+        text = value.read_text()
+        settings: dict[str, Any] = json.loads(text) if value.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The configuration {value} cannot be read: {error}.") from None
+    settings.pop("resolved", None)  # what a run decided by itself, for the record
+    flags = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"}
+    defaults = {}
+    for key, setting in settings.items():
+        name = key.replace("-", "_")
+        if name not in flags:
+            raise unknown(f"key in {value}", key, (str(flag).replace("_", "-") for flag in flags))
+        if setting is not None:
+            defaults[name] = setting
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file (or a run's config.json) with these flags as keys; flags win.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+def auto_int(_: click.Context, parameter: click.Parameter, value: str | int | None) -> int | None:
+    """``auto`` (None) or a whole number."""
+    if value is None or value == "auto":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is neither auto nor a whole number.", param=parameter) from None
+
+
+def comma_list(_: click.Context, __: click.Parameter, value: str | list[str] | None) -> tuple[str, ...]:
+    """``a,b`` as ("a", "b")."""
+    parts = value.split(",") if isinstance(value, str) else value or []
+    return tuple(str(part) for part in parts if str(part))
+
+
+class ProgressBar:
+    """A bar with count, speed and time left; on stderr, only on a terminal and only in the first process."""
+
+    def __init__(self, unit: str) -> None:
+        import os
+        import sys
+
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",
+        )
+        self._task = self._progress.add_task(unit, total=None, speed="")
+
+    def __enter__(self) -> Callable[..., None]:
+        self._progress.start()
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _update(self, *, done: int, total: int, speed: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, speed=speed)

@@ -1,0 +1,102 @@
+"""How results are shown: tables for people, JSON for programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..stores.layout import Grid
+from ..stores.manifest import Accuracy, Manifest
+
+
+def show_json(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
+
+
+def show_manifest(path: Path, manifest: Manifest, *, as_json: bool) -> None:
+    """A store, by its manifest."""
+    if as_json:
+        show_json(msgspec.json.decode(manifest.to_json()))
+        return
+    arrays = [
+        f"{a.name} {a.dtype} ({manifest.num_views}, {manifest.num_samples:,}, {a.width:,})" for a in manifest.arrays
+    ]
+    rows = [
+        ("state", manifest.state),
+        ("store id", manifest.store_id),
+        ("samples x classes", f"{manifest.num_samples:,} x {manifest.num_classes:,}, {manifest.num_views} view(s)"),
+        *(("array" if i == 0 else "", text) for i, text in enumerate(arrays)),
+        ("chunks", _chunks(manifest.grid)),
+        ("payload", f"{_payload_bytes(manifest) / 1e6:,.1f} MB"),
+        ("data", manifest.dataset.spec),
+        ("long tail", _pairs(manifest.dataset.long_tail)),
+        ("teacher", f"{manifest.teacher.spec} ({manifest.teacher.num_parameters:,} parameters)"),
+        ("preprocessing", _pairs(manifest.preprocessing)),
+        ("class groups", manifest.group_rule),
+        ("teacher accuracy", accuracy_line(manifest.accuracy)),
+        ("precision, device", f"{manifest.precision}, {manifest.device}"),
+        ("made", f"{manifest.created} by kdpipe {manifest.kdpipe_version}"),
+        ("owner", manifest.owner),
+        ("licence", manifest.licence),
+        ("note", manifest.note),
+    ]
+    _show_rows(str(path), rows)
+
+
+def show_summary(path: Path, summary: dict[str, Any], *, as_json: bool) -> None:
+    """A finished run, by its summary."""
+    if as_json:
+        show_json(summary)
+        return
+    accuracy = summary["val"]
+    rows = [
+        ("student", f"{summary['student']} ({summary['num_parameters']:,} parameters)"),
+        ("loss", " + ".join(summary["loss"])),
+        ("validation", accuracy_line(msgspec.convert(accuracy, Accuracy) if accuracy else None)),
+        ("time", f"{summary['seconds']:,.0f} s, {summary['images_per_second']:,.0f} images/s in the last epoch"),
+        ("store id", summary["store_id"]),
+        ("weights", str(path / "student.safetensors")),
+    ]
+    _show_rows(str(path), rows)
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """One line about an epoch."""
+    parts = [f"epoch {record['epoch'] + 1}/{epochs}", f"loss {record['loss']:.4f}"]
+    names = ("overall", "head", "medium", "tail")
+    parts += [f"{name} {100 * record[key]:.1f}" for name in names if record.get(key := f"val_{name}") is not None]
+    return "  ".join(parts)
+
+
+def accuracy_line(accuracy: Accuracy | None) -> str | None:
+    """Accuracies in percent."""
+    if accuracy is None:
+        return None
+    names = ("overall", "balanced", "head", "medium", "tail")
+    values = [(name, getattr(accuracy, name)) for name in names]
+    return "  ".join(f"{name} {100 * value:.2f} %" for name, value in values if value is not None)
+
+
+def _show_rows(title: str, rows: list[tuple[str, str | None]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    click.echo(title)
+    for name, value in rows:
+        if value:
+            click.echo(f"  {name:<{width}}  {value}")
+
+
+def _chunks(grid: Grid) -> str:
+    return f"{grid.num_chunks:,} of {grid.chunk_rows:,} rows"
+
+
+def _payload_bytes(manifest: Manifest) -> int:
+    grid = manifest.grid
+    return sum(array.row_bytes for array in manifest.arrays) * grid.num_chunks * grid.chunk_rows
+
+
+def _pairs(values: dict[str, Any] | None) -> str | None:
+    if not values:
+        return None
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)

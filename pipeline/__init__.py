@@ -1,0 +1,15 @@
+"""The two stages, extraction and distillation, and what they are made of."""
+
+from .distill import DistillConfig, distill
+from .extract import ExtractConfig, ExtractResult, Progress, extract
+from .optimisation import OptimiserConfig
+
+__all__ = [
+    "DistillConfig",
+    "ExtractConfig",
+    "ExtractResult",
+    "OptimiserConfig",
+    "Progress",
+    "distill",
+    "extract",
+]

@@ -1,0 +1,111 @@
+"""Proof that a data set, seen through a preprocessing, is what a store's teacher saw."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from ..stores import JoinedDataset, MismatchError, Store
+from ..stores.manifest import fingerprint
+from .data import Samples
+from .views import Preprocessing, input_digest
+
+# recomputing an input costs a decode; 32 spread over the store find any systematic difference
+CHECKED_INPUTS = 32
+
+
+def check_alignment(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
+    """Compare classes, labels, preprocessing and some exact input tensors with the store's.
+
+    Args:
+        store: the store.
+        samples: the data set.
+        joined: the samples both have.
+        preprocessing: how the student's inputs are made.
+
+    Raises:
+        MismatchError: they differ; it names what differs, where, and the likely cause.
+    """
+    _check_classes(store, samples)
+    _check_labels(store, samples, joined)
+    _check_preprocessing(store, preprocessing)
+    _check_inputs(store, samples, joined, preprocessing)
+
+
+def _check_classes(store: Store, samples: Samples) -> None:
+    if store.manifest.dataset.classes == fingerprint(samples.class_names):
+        return
+    theirs, ours = store.class_names, list(samples.class_names)
+    if sorted(theirs) == sorted(ours):
+        first = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+        raise MismatchError(
+            f"The classes of {store.path} and '{samples.spec}' are the same in another order (class {first} is "
+            f"'{theirs[first]}' there, '{ours[first]}' here). Give the data set in the store's class order."
+        )
+    only_there = sorted(set(theirs) - set(ours))[:3]
+    only_here = sorted(set(ours) - set(theirs))[:3]
+    raise MismatchError(
+        f"{store.path} has {len(theirs)} classes, '{samples.spec}' has {len(ours)}; only in the store: "
+        f"{only_there or 'none'}, only in the data: {only_here or 'none'}. Use the data set the store was made from."
+    )
+
+
+def _check_labels(store: Store, samples: Samples, joined: JoinedDataset) -> None:
+    labels = store.samples(["label"])["label"].take(pa.array(joined.rows)).to_numpy()
+    differing = np.flatnonzero(labels != samples.labels[joined.positions])
+    if not differing.size:
+        return
+    rows = joined.rows[differing]
+    sample_id = samples.sample_ids[int(joined.positions[differing[0]])].as_py()
+    raise MismatchError(
+        f"{differing.size} of {len(joined)} samples have another label in '{samples.spec}' than in {store.path} "
+        f"(rows {_some(rows)}; '{sample_id}' is {samples.labels[joined.positions[differing[0]]]} here, "
+        f"{labels[differing[0]]} there). Was the data set relabelled, or are the ids of another order?"
+    )
+
+
+def _check_preprocessing(store: Store, preprocessing: Preprocessing) -> None:
+    theirs, ours = Preprocessing.from_dict(store.manifest.preprocessing), preprocessing
+    names = [f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)]
+    if names:
+        differing = "; ".join(f"{n} is {getattr(theirs, n)} there, {getattr(ours, n)} here" for n in names)
+        raise MismatchError(
+            f"The student's preprocessing is not the teacher's of {store.path}: {differing}. "
+            "Leave --preprocess out to use the store's."
+        )
+
+
+def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
+    """Recompute input digests, evenly spread over the chunks."""
+    grid = store.manifest.grid
+    position_of = dict(zip(joined.rows.tolist(), joined.positions.tolist(), strict=True))
+    chunks = np.unique(np.linspace(0, grid.chunks_per_view - 1, CHECKED_INPUTS).round().astype(int))
+    per_chunk = max(1, CHECKED_INPUTS // len(chunks))
+    checked, differing = 0, []
+    for chunk in chunks:
+        known = [kept for kept in store.receipt(int(chunk)).inputs if kept.row in position_of]
+        for kept in known[:per_chunk]:
+            tensor = preprocessing.one(samples.raw(position_of[kept.row]))
+            checked += 1
+            if input_digest(tensor) != kept.digest:
+                differing.append(kept.row)
+    if differing:
+        cause = "another order of the files' content" if len(differing) < checked else _library_cause(store)
+        raise MismatchError(
+            f"{len(differing)} of {checked} recomputed inputs are not what the teacher saw (rows {_some(differing)} "
+            f"of {store.path}). Likely cause: {cause}. Mend it, or accept it with --allow-mismatch REASON."
+        )
+
+
+def _library_cause(store: Store) -> str:
+    import torchvision
+
+    then, now = store.manifest.teacher.libraries.get("torchvision", "unknown"), torchvision.__version__
+    if then != now:
+        return f"another version of the image libraries (torchvision {then} then, {now} now)"
+    return "images that were changed or re-encoded since"
+
+
+def _some(rows: "np.ndarray | list[int]") -> str:
+    shown = ", ".join(str(int(row)) for row in rows[:5])
+    return shown if len(rows) <= 5 else f"{shown}, ..."

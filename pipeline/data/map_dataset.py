@@ -1,0 +1,98 @@
+"""``torchvision:NAME`` and ``python:package.module:factory``: any map-style data set of (input, label, ...)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch.utils.data import Dataset
+
+from ...stores.errors import BadSampleError, UsageError, unknown
+from ..factories import call_factory, import_attribute, named_parameters
+from ..specs import Spec
+from .registry import data_source
+from .samples import Samples
+
+
+class MapItems:
+    """Raw inputs that are the first element of a map-style data set's items."""
+
+    def __init__(self, dataset: Dataset[Any], spec: str) -> None:
+        self._dataset, self._spec = dataset, spec
+
+    def __getitem__(self, position: int) -> Any:  # noqa: ANN401
+        try:
+            return self._dataset[position][0]
+        except Exception as error:  # whatever a foreign data set raises, the sample must be named
+            raise BadSampleError(
+                f"Item {position} of '{self._spec}' cannot be read ({type(error).__name__}: {error}). "
+                "Mend it, or give --on-bad-sample skip."
+            ) from error
+
+
+@data_source("torchvision")
+def torchvision_dataset(spec: Spec) -> Samples:
+    """A class of torchvision.datasets, such as ``torchvision:CIFAR100,root=DIR,split=train``.
+
+    ``split=`` becomes ``train=True|False`` where the class asks for that. Nothing is downloaded unless
+    ``download=true`` says so.
+    """
+    from torchvision import datasets
+
+    if spec.location not in datasets.__all__:
+        raise unknown("torchvision data set", spec.location, datasets.__all__)
+    location = f"torchvision.datasets:{spec.location}"
+    options = dict(spec.options)
+    parameters = named_parameters(import_attribute(location))
+    if "split" in options and "split" not in parameters and "train" in parameters:
+        options["train"] = str(options.pop("split") == "train")
+    dataset = call_factory(location, options, {})
+    return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
+
+
+@data_source("python")
+def python_dataset(spec: Spec) -> Samples:
+    """What ``package.module:factory`` returns: a map-style data set of (input, label) items.
+
+    It may carry ``targets`` (labels), ``classes`` (names) and ``sample_ids``; else labels are read item by item,
+    classes are numbered, and ids are positions.
+    """
+    dataset = call_factory(spec.location, spec.options, {})
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UsageError(f"'{spec.location}' returned a {type(dataset).__name__}, not a map-style data set.")
+    return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
+
+
+def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:  # noqa: ANN401
+    labels = _labels(dataset)
+    names = getattr(dataset, "classes", None)
+    if names is None:
+        names = range(int(labels.max()) + 1 if len(labels) else 0)
+    return Samples(
+        spec=str(spec),
+        items=MapItems(dataset, str(spec)),
+        indices=np.arange(len(labels)),
+        sample_ids=pa.array(_sample_ids(dataset, prefix), pa.string()),
+        labels=labels,
+        class_names=tuple(", ".join(n) if isinstance(n, tuple) else str(n) for n in names),
+    )
+
+
+def _labels(dataset: Any) -> np.ndarray:  # noqa: ANN401
+    for name in ("targets", "labels", "_labels"):
+        labels = getattr(dataset, name, None)
+        if labels is not None:
+            return np.asarray(labels, np.int64)
+    return np.array([int(dataset[position][1]) for position in range(len(dataset))], np.int64)
+
+
+def _sample_ids(dataset: Any, prefix: str) -> Sequence[str]:  # noqa: ANN401
+    ids = getattr(dataset, "sample_ids", None)
+    if ids is not None:
+        return [str(sample_id) for sample_id in ids]
+    files = getattr(dataset, "samples", None)
+    root = getattr(dataset, "root", None)
+    if isinstance(files, list) and files and root is not None and isinstance(files[0], tuple):
+        return [Path(path).relative_to(root).as_posix() for path, *_ in files]
+    return [f"{prefix}/{position}" if prefix else str(position) for position in range(len(dataset))]

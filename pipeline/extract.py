@@ -1,0 +1,215 @@
+"""Stage 1: run the teacher once over a data set and write its logits and ranks to a store.
+
+data set -> samples with stable ids -> input tensors -> teacher's logits -> chunks of rows -> store
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
+from ..stores.layout import default_chunk_rows, samples_file
+from ..stores.manifest import Accuracy
+from ..stores.tables import SAMPLES_SCHEMA, classes_table, read_parquet
+from ..stores.writer import timestamp
+from .accuracy import AccuracyTally
+from .data import Samples, load_data
+from .data.samples import ArrayItems
+from .groups import assign_groups, group_names
+from .hardware import Precision, pick_batch_size, pick_device, pick_precision, pick_workers
+from .inputs import InputDataset, readable_positions
+from .teachers import Teacher, load_teacher
+from .views import Preprocessing
+from .worker import ChunkWorker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Everything an extraction is asked for; the command line's flags by the same names.
+
+    Attributes:
+        data: data spec.
+        teacher: model spec.
+        out: folder of the store.
+        preprocess: ``image,...``; by default what comes with the teacher.
+        write: arrays to write.
+        codec: dtype of the stored logits.
+        chunk_rows: rows of a chunk; by default 4096, fewer for very many classes.
+        rank_depth: keep only so many of the best ranks; by default all.
+        groups: rule of the class groups.
+        order: of the rows: ``dataset``, or ``shuffled`` / ``shuffled:SEED``.
+        device: torch device, or ``auto``.
+        precision: of the teacher's pass.
+        batch_size: by default chosen from the input's size.
+        workers: reading processes; by default one a core where images must be decoded.
+        on_bad_sample: ``fail`` at a sample that cannot be read, or read all first and ``skip`` those.
+        extractor, owner, licence, note: for the record.
+    """
+
+    data: str
+    teacher: str
+    out: Path
+    preprocess: str | None = None
+    write: tuple[Literal["logits", "ranks"], ...] = ("logits", "ranks")
+    codec: Literal["float16", "float32"] = "float16"
+    chunk_rows: int | None = None
+    rank_depth: int | None = None
+    groups: str = "thirds"
+    order: str = "dataset"
+    device: str = "auto"
+    precision: Precision = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    extractor: str | None = None
+    owner: str | None = None
+    licence: str | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_rows", "rank_depth", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if not self.write or len(set(self.write)) != len(self.write):
+            raise UsageError("write must name logits, ranks or both, once each.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far an extraction is.
+
+    Attributes:
+        found: samples that an earlier run had written.
+        computed: samples the teacher has seen in this run.
+        total: samples of the store.
+    """
+
+    found: int
+    computed: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult:
+    """What an extraction gives.
+
+    Attributes:
+        manifest: of the finished store.
+        computed: samples the teacher has seen; 0 where the store was finished before.
+    """
+
+    manifest: Manifest
+    computed: int
+
+
+def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lambda _: None) -> ExtractResult:
+    """Run the teacher over the data and write the store; go on where an earlier run was interrupted.
+
+    Args:
+        config: what to do.
+        on_progress: called after every batch.
+
+    Returns:
+        The finished store's manifest. A store that was finished before is left as it is.
+
+    Raises:
+        KdpipeError: see the classes in :mod:`kdpipe.stores.errors`; whole chunks stay, and the same call goes on.
+    """
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device, on_gpu="fp16")
+    samples = load_data(config.data)
+    teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
+    workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
+    samples = _in_row_order(_readable(samples, teacher.preprocessing, config, workers), config.order)
+    groups, rule = assign_groups(config.groups, samples.class_counts, samples.class_names)
+    classes = classes_table(samples.class_names, samples.class_counts, group_names(groups))
+    writer = StoreWriter.open(config.out, _manifest(config, samples, teacher, rule), classes)
+    if writer.complete:
+        return ExtractResult(manifest=writer.manifest, computed=0)
+
+    missing = writer.missing_chunks()
+    batch_size = config.batch_size or writer.manifest.batch_size
+    worker = ChunkWorker(samples, teacher, writer, groups, batch_size=batch_size, num_workers=workers)
+    found = len(samples) - sum(len(writer.manifest.grid.rows(chunk)) for chunk in missing)
+    computed = 0
+    for computed in worker.run(missing):
+        on_progress(Progress(found=found, computed=computed, total=len(samples)))
+    manifest = writer.finish(_teacher_accuracy(writer, groups))
+    return ExtractResult(manifest=manifest, computed=computed)
+
+
+def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractConfig, workers: int) -> Samples:
+    """With ``on_bad_sample=skip``, the samples that can be read; rows are fixed before the first chunk."""
+    if config.on_bad_sample == "fail":
+        return samples
+    kept, errors = readable_positions(InputDataset(samples, preprocessing), num_workers=workers)
+    for error in errors:
+        logger.warning("left out: %s", error)
+    return samples if not errors else samples.select(kept)
+
+
+def _in_row_order(samples: Samples, order: str) -> Samples:
+    name, _, seed = order.partition(":")
+    if order == "dataset":
+        return samples
+    if name != "shuffled" or (seed and not seed.isdecimal()):
+        raise UsageError(f"The order '{order}' is not known. Use dataset, shuffled or shuffled:SEED.")
+    positions = np.arange(len(samples))
+    return samples.select(epoch_order(positions, len(samples), order="random", seed=int(seed or 0), epoch=0))
+
+
+def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_rule: str) -> Manifest:
+    num_classes = samples.num_classes
+    depth = min(config.rank_depth or num_classes, num_classes)
+    available = {
+        "logits": ArrayInfo(name="logits", dtype=config.codec, width=num_classes),
+        "ranks": ArrayInfo(name="ranks", dtype="uint8" if num_classes <= 256 else "uint16", width=depth),
+    }
+    arrays = tuple(available[name] for name in available if name in config.write)
+    row_bytes = max(array.row_bytes for array in arrays)
+    example = teacher.preprocessing.one(samples.raw(0))
+    elements = example.numel() if isinstance(example, torch.Tensor) else 1
+    return Manifest(
+        num_samples=len(samples),
+        num_classes=num_classes,
+        chunk_rows=min(config.chunk_rows or default_chunk_rows(len(samples), row_bytes), len(samples)),
+        arrays=arrays,
+        dataset=samples.info(),
+        teacher=teacher.info,
+        preprocessing=teacher.preprocessing.to_dict(),
+        group_rule=group_rule,
+        order=config.order,
+        precision=teacher.precision,
+        device=_device_name(teacher.device),
+        batch_size=config.batch_size or pick_batch_size(elements, teacher.device),
+        kdpipe_version=__version__,
+        created=timestamp(),
+        extractor=config.extractor,
+        owner=config.owner,
+        licence=config.licence,
+        note=config.note,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _teacher_accuracy(writer: StoreWriter, class_groups: np.ndarray) -> Accuracy:
+    """The teacher's accuracy on view 0, from the samples tables, one row block at a time."""
+    grid = writer.manifest.grid
+    tally = AccuracyTally(writer.manifest.num_classes)
+    for block in range(grid.chunks_per_view):
+        path = writer.root / samples_file(block)
+        table = read_parquet(path, SAMPLES_SCHEMA, len(grid.rows(block)), ["label", "teacher_top1"])
+        tally.add(table["label"].to_numpy(), table["teacher_top1"].to_numpy())
+    return tally.accuracy(class_groups)

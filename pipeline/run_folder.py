@@ -1,0 +1,122 @@
+"""The folder of a training run: resolved configuration, metrics, checkpoints, summary, student."""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from ..stores.errors import KdpipeError, MismatchError, MissingExtraError, RefusedError
+from ..stores.files import remove_temporaries, replacing, write_file
+
+logger = logging.getLogger(__name__)
+
+CONFIG, METRICS, SUMMARY, STUDENT = "config.json", "metrics.jsonl", "summary.json", "student.safetensors"
+_KEPT_CHECKPOINTS = 2
+# what a run may be continued with differently: where things lie and how they are watched, not what is computed
+_FREE = frozenset({"out", "store", "workers", "checkpoint_seconds", "tensorboard"})
+
+
+class RunFolder:
+    """A run's folder; made by :meth:`open`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path, config: dict[str, Any]) -> "RunFolder":
+        """Create the folder, or go on with a run of the same configuration.
+
+        Raises:
+            MismatchError: a run with another configuration is there.
+            RefusedError: something that is not a run is there.
+        """
+        folder = cls(root)
+        body = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+        path = root / CONFIG
+        if path.exists():
+            found = _read_json(path)
+            wanted = msgspec.json.decode(body)
+            names = {*found, *wanted} - _FREE
+            if changed := sorted(name for name in names if found.get(name) != wanted.get(name)):
+                raise MismatchError(
+                    f"{root} is a run with another configuration ({', '.join(changed)} differ). "
+                    "Choose another --out, or give the configuration it was begun with."
+                )
+            remove_temporaries(root)
+        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise RefusedError(f"{root} exists and is not a kdpipe run. Choose another --out.")
+        else:
+            write_file(root, CONFIG, body)
+        return folder
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run; None while it is not finished."""
+        path = self.root / SUMMARY
+        return _read_json(path) if path.exists() else None
+
+    @property
+    def student(self) -> Path:
+        """Where the trained weights go."""
+        return self.root / STUDENT
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the summary: from here on the run is finished."""
+        write_file(self.root, SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        for path in self._checkpoints():
+            path.unlink()
+
+    def write_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl, one record an epoch."""
+        write_file(self.root, METRICS, b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, whole or not at all, and keep the last two."""
+        with replacing(self.root / "checkpoints" / f"{step:010d}.pt") as temporary:
+            torch.save(state, temporary)
+        for path in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
+            path.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint that can be read, or None."""
+        for path in reversed(self._checkpoints()):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                logger.warning("%s cannot be read (%s); going back to the one before.", path, error)
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.root / "checkpoints").glob("*.pt"))
+
+
+class EventWriter:
+    """Metrics as TensorBoard events, in the folder ``tensorboard`` of a run.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("tensorboard", "--tensorboard") from None
+        self._writer = SummaryWriter(str(root / "tensorboard"))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write the numbers of an epoch's record."""
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise KdpipeError(f"{path} cannot be read ({error}). Remove the folder and run again.") from None

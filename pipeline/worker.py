@@ -1,0 +1,197 @@
+"""The one worker that makes chunks: read inputs, run the teacher, rank, round, write. Every engine drives this.
+
+Shapes: R rows of a chunk, B batch, C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ..stores import Receipt, StoreWriter
+from ..stores.errors import BadLogitsError
+from ..stores.manifest import InputDigest
+from ..stores.tables import SAMPLES_SCHEMA
+from .data import Samples
+from .groups import group_names
+from .inputs import Batch, InputDataset, load_batches
+from .teachers import Teacher
+
+DIGESTS_PER_CHUNK = 4
+_FLOAT16_MAX = 65504.0
+
+
+@dataclass
+class _Chunk:
+    """The buffers of one chunk while its batches arrive; row i of a buffer is row start + i of the store."""
+
+    number: int
+    rows: range
+    logits: np.ndarray
+    ranks: np.ndarray
+    top1: np.ndarray
+    confidence: np.ndarray
+    entropy: np.ndarray
+    digests: dict[int, str]
+    filled: int = 0
+
+
+class ChunkWorker:
+    """Makes chunks of one store.
+
+    Args:
+        samples: the data set, already in row order: position i is row i.
+        teacher: the teacher.
+        writer: the store.
+        class_groups: (C,) group of every class.
+        batch_size: B; the last batch of a chunk may be smaller, and no batch straddles two chunks, so the
+            result depends neither on which chunks a worker makes nor on their order.
+        num_workers: reading processes.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        teacher: Teacher,
+        writer: StoreWriter,
+        class_groups: np.ndarray,
+        *,
+        batch_size: int,
+        num_workers: int,
+    ) -> None:
+        self._samples, self._teacher, self._writer = samples, teacher, writer
+        self._groups = np.array(group_names(class_groups))
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._arrays = {array.name: array for array in writer.manifest.arrays}
+
+    def run(self, chunks: Sequence[int]) -> Iterator[int]:
+        """Make the chunks, one after the other; gives the number of samples computed, after every batch.
+
+        A chunk is written by a thread while the teacher works on the next one; at most two are in memory. All
+        are on disk when the iterator ends.
+
+        Raises:
+            BadLogitsError: the teacher's logits are not finite, or too large for float16.
+            BadSampleError, MismatchError, KdpipeError: from reading the data and running the teacher.
+            OSError: from writing.
+        """
+        grid = self._writer.manifest.grid
+        digested = {int(row) for chunk in chunks for row in digest_rows(grid.rows(chunk))}
+        dataset = InputDataset(self._samples, self._teacher.preprocessing, digested)
+        pinned = self._teacher.device.type == "cuda"
+        batches = load_batches(dataset, self._plan(chunks), num_workers=self._num_workers, pin_memory=pinned)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kdpipe-write") as thread:
+            writing: Future[Receipt] | None = None
+            computed = 0
+            for number in chunks:
+                chunk = self._new_chunk(number)
+                while chunk.filled < len(chunk.rows):
+                    computed += self._add(chunk, next(batches))
+                    yield computed
+                if writing is not None:
+                    writing.result()
+                writing = thread.submit(self._write, chunk)
+            if writing is not None:
+                writing.result()
+
+    def _plan(self, chunks: Sequence[int]) -> list[list[int]]:
+        """The positions of every batch."""
+        grid, size = self._writer.manifest.grid, self._batch_size
+        return [
+            list(rows[start : start + size]) for rows in map(grid.rows, chunks) for start in range(0, len(rows), size)
+        ]
+
+    def _new_chunk(self, number: int) -> _Chunk:
+        rows = self._writer.manifest.grid.rows(number)
+        num_rows = len(rows)
+        return _Chunk(
+            number=number,
+            rows=rows,
+            logits=self._buffer("logits", num_rows),
+            ranks=self._buffer("ranks", num_rows),
+            top1=np.empty(num_rows, np.int32),
+            confidence=np.empty(num_rows, np.float32),
+            entropy=np.empty(num_rows, np.float32),
+            digests={},
+        )
+
+    def _buffer(self, name: str, num_rows: int) -> np.ndarray:
+        array = self._arrays.get(name)
+        return np.empty((num_rows, array.width if array else 0), array.dtype if array else np.uint8)
+
+    def _add(self, chunk: _Chunk, batch: Batch) -> int:
+        """Run the teacher on a batch and put the results in their place; returns the number of samples."""
+        logits = self._teacher.logits(batch.inputs, self._samples.num_classes)
+        self._check(logits, batch.positions)
+        place = slice(chunk.filled, chunk.filled + len(logits))
+        log_probs = logits.log_softmax(1)
+        chunk.confidence[place] = log_probs.amax(1).exp().cpu().numpy()
+        chunk.entropy[place] = -(log_probs.exp() * log_probs).nan_to_num().sum(1).cpu().numpy()
+        if "logits" in self._arrays:
+            chunk.logits[place] = logits.cpu().numpy()
+        # the top class is needed in any case; ranks cost the same sort
+        order = torch.sort(logits, dim=1, descending=True, stable=True).indices.cpu().numpy()
+        chunk.ranks[place] = order[:, : chunk.ranks.shape[1]]
+        chunk.top1[place] = order[:, 0]
+        chunk.digests.update(batch.digests)
+        chunk.filled = place.stop
+        return len(logits)
+
+    def _check(self, logits: Tensor, positions: np.ndarray) -> None:
+        largest = logits.abs().amax(1)
+        limit = _FLOAT16_MAX if self._stores_float16 else torch.finfo(torch.float32).max
+        bad = ~(largest <= limit)  # NaN compares false
+        if not bool(bad.any()):
+            return
+        rows = np.flatnonzero(bad.cpu().numpy())
+        names = ", ".join(self._samples.sample_ids[int(positions[row])].as_py() for row in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        if bool(logits.isfinite().all()):
+            raise BadLogitsError(
+                f"The teacher's logits pass float16's largest number, {_FLOAT16_MAX:g}, for {names}{more}. "
+                "Nothing of this chunk was written. Store them with --codec float32."
+            )
+        raise BadLogitsError(
+            f"The teacher's logits are not finite (NaN or infinite) for {names}{more}. Nothing of this chunk was "
+            f"written. Check the weights and the samples{self._precision_hint}."
+        )
+
+    @property
+    def _stores_float16(self) -> bool:
+        return "logits" in self._arrays and self._arrays["logits"].dtype == "float16"
+
+    @property
+    def _precision_hint(self) -> str:
+        return "" if self._teacher.precision == "fp32" else ", or try --precision fp32"
+
+    def _write(self, chunk: _Chunk) -> Receipt:
+        first_view = self._writer.manifest.grid.view(chunk.number) == 0
+        inputs = [InputDigest(row=row, digest=digest) for row, digest in sorted(chunk.digests.items())]
+        arrays = {"logits": chunk.logits, "ranks": chunk.ranks}
+        return self._writer.write_chunk(
+            chunk.number, arrays, self._samples_table(chunk) if first_view else None, inputs
+        )
+
+    def _samples_table(self, chunk: _Chunk) -> pa.Table:
+        rows = slice(chunk.rows.start, chunk.rows.stop)
+        labels = self._samples.labels[rows]
+        columns = {
+            "row": np.arange(rows.start, rows.stop),
+            "sample_id": self._samples.sample_ids[rows.start : rows.stop],
+            "label": labels,
+            "group": self._groups[labels],
+            "teacher_top1": chunk.top1,
+            "teacher_correct": chunk.top1 == labels,
+            "teacher_confidence": chunk.confidence,
+            "teacher_entropy": chunk.entropy,
+        }
+        return pa.table([pa.array(columns[field.name], field.type) for field in SAMPLES_SCHEMA], schema=SAMPLES_SCHEMA)
+
+
+def digest_rows(rows: range) -> np.ndarray:
+    """The rows of a chunk whose input digest is kept: evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(rows.start, rows.stop - 1, DIGESTS_PER_CHUNK).round().astype(np.int64))
