@@ -45,7 +45,7 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @click.option("--allow-mismatch", metavar="REASON", help="Train although data and store differ; the reason is kept.")
 @json_option
-def distill(*, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def distill(*, as_json: bool, **settings: Any) -> None:
     """Train a student from a store; the teacher is never loaded.
 
     \b

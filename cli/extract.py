@@ -35,7 +35,7 @@ from .options import ProgressBar, auto_int, comma_list, config_option, json_opti
 @click.option("--licence", help="Licence of the store, for the record.")
 @click.option("--note", help="Anything else, for the record.")
 @json_option
-def extract(*, as_json: bool, **settings: Any) -> None:  # noqa: ANN401
+def extract(*, as_json: bool, **settings: Any) -> None:
     """Run a teacher once over a data set and write its logits and ranks to a store.
 
     \b

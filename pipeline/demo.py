@@ -16,9 +16,12 @@ from .optimisation import OptimiserConfig
 
 TRAIN = "digits,split=train,imbalance=30"
 TEST = "digits,split=test"
+TEACHER = "kdpipe:resnet8x4"
 STUDENT = "kdpipe:convnet_tiny"
 LOSSES = ("ce", "kd", "grkd", "ltkd")
 SEEDS = (0, 1, 2)
+_SETTINGS = {"val": TEST, "val_every": 40, "epochs": 40, "batch_size": 64}
+_LR = 0.05
 _GROUPS = ("overall", "head", "medium", "tail")
 
 
@@ -42,26 +45,33 @@ def demo(out: Path, say: Callable[[str], None] = lambda _: None) -> list[DemoRow
         The teacher's line, then one for each loss.
     """
     teacher_run, store = out / "teacher", out / "digits.kd"
-    say(f"kdpipe distill --data {TRAIN} --student kdpipe:resnet8x4 --loss ce --out {teacher_run} --val {TEST}")
-    teacher = distill(_config(student="kdpipe:resnet8x4", out=teacher_run, data=TRAIN, epochs=20))
-    weights = f"kdpipe:resnet8x4,weights={teacher_run / 'student.safetensors'}"
+    teacher_config = _config(student=TEACHER, out=teacher_run, data=TRAIN, epochs=20)
+    say(_command(teacher_config))
+    teacher = distill(teacher_config)
+    weights = f"{TEACHER},weights={teacher_run / 'student.safetensors'}"
     say(f"kdpipe extract --data {TRAIN} --teacher {weights} --out {store}")
     extract(ExtractConfig(data=TRAIN, teacher=weights, out=store))
     rows = [_row("teacher (biased)", [teacher])]
     for loss in LOSSES:
-        say(f"kdpipe distill --store {store} --student {STUDENT} --loss {loss} --val {TEST}  # {len(SEEDS)} seeds")
-        runs = [
-            distill(_config(student=STUDENT, store=store, loss=(loss,), seed=seed, out=out / f"{loss}-{seed}"))
-            for seed in SEEDS
+        configs = [
+            _config(student=STUDENT, store=store, loss=(loss,), seed=seed, out=out / f"{loss}-{seed}") for seed in SEEDS
         ]
-        rows.append(_row(loss, runs))
+        say(f"{_command(configs[0])}  # and {len(SEEDS) - 1} more seeds")
+        rows.append(_row(loss, [distill(config) for config in configs]))
     return rows
 
 
-def _config(**settings: Any) -> DistillConfig:  # noqa: ANN401
-    optimiser = OptimiserConfig(lr=0.05)
-    return DistillConfig(
-        **{"val": TEST, "val_every": 1000, "epochs": 40, "batch_size": 64, **settings}, optimiser=optimiser
+def _config(**settings: Any) -> DistillConfig:
+    return DistillConfig(**{**_SETTINGS, **settings}, optimiser=OptimiserConfig(lr=_LR))
+
+
+def _command(config: DistillConfig) -> str:
+    """The command line that does the same."""
+    source = f"--data {config.data}" if config.store is None else f"--store {config.store}"
+    return (
+        f"kdpipe distill {source} --student {config.student} --loss {config.loss[0]} --val {config.val} "
+        f"--val-every {config.val_every} --epochs {config.epochs} --batch-size {config.batch_size} "
+        f"--lr {config.optimiser.lr} --seed {config.seed} --out {config.out}"
     )
 
 

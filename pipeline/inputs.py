@@ -160,5 +160,5 @@ class _Probe:
         return None
 
 
-def _as_it_is(batch: Any) -> Any:  # noqa: ANN401
+def _as_it_is(batch: Any) -> Any:
     return batch

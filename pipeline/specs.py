@@ -6,8 +6,8 @@ Grammar: ``NAME[:LOCATION][,key=value]...``. A comma separates only where ``key=
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
 import typing
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec

@@ -1,6 +1,8 @@
 """The teacher: a network in evaluation mode with the preprocessing it was trained with."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torchvision
@@ -89,12 +91,20 @@ def load_teacher(
     module = set_eval(loaded.module)
     info = TeacherInfo(
         spec=parsed.public(),
-        checksum=state_checksum(module),
+        checksum=_checksum(parsed, module),
         num_parameters=parameter_count(module),
         libraries={"torch": str(torch.__version__), "torchvision": torchvision.__version__},
     )
     module.requires_grad_(requires_grad=False)
     return Teacher(module.to(device), known or _published(loaded) or expected, info, device, precision)
+
+
+def _checksum(spec: Spec, module: nn.Module) -> str:
+    """Of the weights; of the whole file for an exported program, whose graph can differ under the same weights."""
+    if spec.name == "export":
+        with Path(spec.location).expanduser().open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return state_checksum(module)
 
 
 def num_channels(samples: Samples, preprocessing: Preprocessing) -> int:

@@ -99,7 +99,7 @@ class Preprocessing:
         """The fields, as a manifest keeps them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
-    def one(self, raw: Any) -> Any:  # noqa: ANN401
+    def one(self, raw: Any) -> Any:
         """The tensor for one raw input: (channels, H, W) float32; inputs that are not images pass unchanged."""
         if not (isinstance(raw, Tensor) or _is_pil(raw)):
             return torch.from_numpy(raw) if isinstance(raw, np.ndarray) else raw

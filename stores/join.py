@@ -51,9 +51,7 @@ class JoinedDataset:
         self, batch_size: int, *, order: str = "random", seed: int = 0, drop_last: bool = False
     ) -> BatchSampler:
         """A batch sampler over this data set; ``order="chunks"`` keeps the store's reads local."""
-        return BatchSampler(
-            self.rows, self._chunk_rows, batch_size, order=order, seed=seed, drop_last=drop_last
-        )
+        return BatchSampler(self.rows, self._chunk_rows, batch_size, order=order, seed=seed, drop_last=drop_last)
 
 
 def match_rows(
@@ -70,15 +68,9 @@ def match_rows(
         UsageError: the data set has an id twice.
         MismatchError: there is no common id.
     """
-    wanted = (
-        sample_ids
-        if isinstance(sample_ids, pa.Array | pa.ChunkedArray)
-        else pa.array(sample_ids, pa.string())
-    )
+    wanted = sample_ids if isinstance(sample_ids, pa.Array | pa.ChunkedArray) else pa.array(sample_ids, pa.string())
     if pc.count_distinct(wanted).as_py() != len(wanted):
-        raise UsageError(
-            "The data set has the same sample id twice. Ids must be unique: they join it to the store."
-        )
+        raise UsageError("The data set has the same sample id twice. Ids must be unique: they join it to the store.")
     found = pc.index_in(store_ids, value_set=wanted)
     rows = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
     if not len(rows):

@@ -177,9 +177,7 @@ class Manifest:
         _check_version(body.get("format_version"), path)
         stated = body.pop("checksum", None)
         if stated != _body_checksum(body):
-            raise CorruptStoreError(
-                f"{path} does not match its own checksum: it was altered or cut. Restore it."
-            )
+            raise CorruptStoreError(f"{path} does not match its own checksum: it was altered or cut. Restore it.")
         try:
             return msgspec.convert(body, cls)
         except msgspec.ValidationError as error:
@@ -274,9 +272,7 @@ def _read_json(path: Path, model: type[ModelT]) -> ModelT:
             raise CorruptStoreError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: refused unread.")
         return msgspec.json.decode(path.read_bytes(), type=model)
     except OSError as error:
-        raise CorruptStoreError(
-            f"{path} cannot be read ({error.strerror}). Is this a kdpipe store?"
-        ) from None
+        raise CorruptStoreError(f"{path} cannot be read ({error.strerror}). Is this a kdpipe store?") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptStoreError(f"{path} is not valid JSON: {error}. Restore it.") from None
 

@@ -91,9 +91,7 @@ def _map_side_by_side(files: Sequence[Path], chunk_bytes: int) -> np.ndarray:
         descriptor = os.open(file, os.O_RDONLY)
         try:
             address = flat.ctypes.data + position * chunk_bytes
-            placed = libc.mmap(
-                address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0
-            )
+            placed = libc.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
         finally:
             os.close(descriptor)
         if placed != address:

@@ -158,9 +158,7 @@ class Store:
         """
         ids = getattr(dataset, "sample_ids", None) if sample_ids is None else sample_ids
         if ids is None:
-            raise UsageError(
-                "The data set has no `sample_ids`. Pass them: store.join(dataset, sample_ids=...)."
-            )
+            raise UsageError("The data set has no `sample_ids`. Pass them: store.join(dataset, sample_ids=...).")
         rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self.path))
         return JoinedDataset(dataset, positions, rows, self.manifest.chunk_rows)
 
@@ -168,9 +166,7 @@ class Store:
         key = (info.name, view)
         if key not in self._mapped:
             if not 0 <= view < self.manifest.num_views:
-                raise UsageError(
-                    f"View {view} is not in {self.path}: it has {self.manifest.num_views}, from 0."
-                )
+                raise UsageError(f"View {view} is not in {self.path}: it has {self.manifest.num_views}, from 0.")
             grid = self.manifest.grid
             files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
             self._mapped[key] = MappedRows(files, grid.chunk_rows, info.width, info.dtype)

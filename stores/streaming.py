@@ -81,9 +81,7 @@ class BatchSampler:
         return full + (0 if self.drop_last or not rest else 1)
 
     def __iter__(self) -> Iterator[list[int]]:
-        positions = epoch_order(
-            self._rows, self._chunk_rows, order=self.order, seed=self._seed, epoch=self._epoch
-        )
+        positions = epoch_order(self._rows, self._chunk_rows, order=self.order, seed=self._seed, epoch=self._epoch)
         for batch in range(len(self)):
             yield positions[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 

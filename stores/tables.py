@@ -33,9 +33,7 @@ SAMPLES_SCHEMA = pa.schema(
 )
 
 
-def classes_table(
-    names: Sequence[str], counts: Sequence[int] | np.ndarray, groups: Sequence[str]
-) -> pa.Table:
+def classes_table(names: Sequence[str], counts: Sequence[int] | np.ndarray, groups: Sequence[str]) -> pa.Table:
     """classes.parquet: one row per class, in class order."""
     ids = range(len(names))
     columns = [ids, list(names), counts, list(groups)]
@@ -50,9 +48,7 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def read_parquet(
-    path: Path, schema: pa.Schema, num_rows: int, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_parquet(path: Path, schema: pa.Schema, num_rows: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of a store, checking its schema and its row count before its data.
 
     Raises:

@@ -21,7 +21,7 @@ class MapItems:
     def __init__(self, dataset: Dataset[Any], spec: str) -> None:
         self._dataset, self._spec = dataset, spec
 
-    def __getitem__(self, position: int) -> Any:  # noqa: ANN401
+    def __getitem__(self, position: int) -> Any:
         try:
             return self._dataset[position][0]
         except Exception as error:  # whatever a foreign data set raises, the sample must be named
@@ -64,7 +64,7 @@ def python_dataset(spec: Spec) -> Samples:
     return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
 
 
-def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:  # noqa: ANN401
+def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:
     labels = _labels(dataset)
     names = getattr(dataset, "classes", None)
     if names is None:
@@ -79,7 +79,7 @@ def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:  # noqa: AN
     )
 
 
-def _labels(dataset: Any) -> np.ndarray:  # noqa: ANN401
+def _labels(dataset: Any) -> np.ndarray:
     for name in ("targets", "labels", "_labels"):
         labels = getattr(dataset, name, None)
         if labels is not None:
@@ -87,7 +87,7 @@ def _labels(dataset: Any) -> np.ndarray:  # noqa: ANN401
     return np.array([int(dataset[position][1]) for position in range(len(dataset))], np.int64)
 
 
-def _sample_ids(dataset: Any, prefix: str) -> Sequence[str]:  # noqa: ANN401
+def _sample_ids(dataset: Any, prefix: str) -> Sequence[str]:
     ids = getattr(dataset, "sample_ids", None)
     if ids is not None:
         return [str(sample_id) for sample_id in ids]

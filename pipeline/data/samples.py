@@ -20,7 +20,7 @@ from ..specs import Spec
 class RawItems(Protocol):
     """Where the raw inputs come from: by position, PIL images or tensors."""
 
-    def __getitem__(self, position: int, /) -> Any: ...  # noqa: ANN401
+    def __getitem__(self, position: int, /) -> Any: ...
 
 
 class ArrayItems:
@@ -134,7 +134,7 @@ class Samples:
         """(C,) samples of each class."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
-    def raw(self, position: int) -> Any:  # noqa: ANN401
+    def raw(self, position: int) -> Any:
         """The raw input at a position."""
         return self.items[int(self.indices[position])]
 
