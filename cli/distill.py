@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import ProgressBar, auto_int, comma_list, config_option, json_option
+from .options import ProgressBar, auto_int, comma_ints, config_option, json_option
 
 _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs",
               "clip_grad")  # fmt: skip
@@ -28,7 +28,7 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--momentum", default=0.9, show_default=True)
 @click.option("--weight-decay", default=5e-4, show_default=True)
 @click.option("--schedule", default="cosine", type=click.Choice(["cosine", "step", "constant"]), show_default=True)
-@click.option("--milestones", callback=comma_list, help="Epochs of the steps.  [default: at 60, 80 and 90 %]")
+@click.option("--milestones", callback=comma_ints, help="Epochs of the steps.  [default: at 60, 80 and 90 %]")
 @click.option("--gamma", default=0.1, show_default=True, help="Factor of a step.")
 @click.option("--warmup-epochs", default=0.0, show_default=True)
 @click.option("--clip-grad", type=float, help="Largest norm of the gradient.")
@@ -58,7 +58,6 @@ def distill(*, as_json: bool, **settings: Any) -> None:
     from ..pipeline import distill as run
     from .show import epoch_line, show_summary
 
-    settings["milestones"] = tuple(int(epoch) for epoch in settings["milestones"])
     optimiser = OptimiserConfig(**{name: settings.pop(name) for name in _OPTIMISER})
     config = DistillConfig(**settings, optimiser=optimiser)
     with ProgressBar("epochs") as update:
@@ -67,5 +66,7 @@ def distill(*, as_json: bool, **settings: Any) -> None:
             update(done=record["epoch"] + 1, total=config.epochs, speed=f"{record['images_per_second']:,.0f} images/s")
             click.echo(epoch_line(record, config.epochs), err=True)
 
-        summary = run(config, on_epoch)
-    show_summary(config.out, summary, as_json=as_json)
+        result = run(config, on_epoch)
+    if not result.trained:
+        click.echo(f"{config.out} is finished already; nothing was changed.", err=True)
+    show_summary(config.out, result.summary, as_json=as_json)

@@ -10,30 +10,31 @@ import click
 from ..stores.errors import UsageError, unknown
 
 
-def read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+def read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Take the defaults of a command's flags from a TOML file, or from the ``config.json`` of a run; flags win.
 
     Raises:
         UsageError: the file cannot be read, or has a key that is no flag.
     """
-    if value is None:
+    if path is None:
         return
     import json
 
     try:
-        text = value.read_text()
-        settings: dict[str, Any] = json.loads(text) if value.suffix == ".json" else tomllib.loads(text)
+        text = path.read_text()
+        settings: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise UsageError(f"The configuration {value} cannot be read: {error}.") from None
+        raise UsageError(f"The configuration {path} cannot be read: {error}.") from None
     settings.pop("resolved", None)  # what a run decided by itself, for the record
     flags = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"}
     defaults = {}
-    for key, setting in settings.items():
+    for key, value in settings.items():
         name = key.replace("-", "_")
         if name not in flags:
-            raise unknown(f"key in {value}", key, (str(flag).replace("_", "-") for flag in flags))
-        if setting is not None:
-            defaults[name] = setting
+            raise unknown(f"key in {path}", key, (str(flag).replace("_", "-") for flag in flags))
+        if value is not None:
+            listed = isinstance(value, list) and not flags[name].multiple
+            defaults[name] = ",".join(map(str, value)) if listed else value
     context.default_map = {**(context.default_map or {}), **defaults}
 
 
@@ -59,10 +60,17 @@ def auto_int(_: click.Context, parameter: click.Parameter, value: str | int | No
         raise click.BadParameter(f"'{value}' is neither auto nor a whole number.", param=parameter) from None
 
 
-def comma_list(_: click.Context, __: click.Parameter, value: str | list[str] | None) -> tuple[str, ...]:
+def comma_list(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
     """``a,b`` as ("a", "b")."""
-    parts = value.split(",") if isinstance(value, str) else value or []
-    return tuple(str(part) for part in parts if str(part))
+    return tuple(part for part in (value or "").split(",") if part)
+
+
+def comma_ints(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """``1,2`` as (1, 2)."""
+    try:
+        return tuple(int(part) for part in comma_list(context, parameter, value))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of whole numbers.", param=parameter) from None
 
 
 class ProgressBar:

@@ -51,13 +51,13 @@ def demo(out: Path, say: Callable[[str], None] = lambda _: None) -> list[DemoRow
     weights = f"{TEACHER},weights={teacher_run / 'student.safetensors'}"
     say(f"kdpipe extract --data {TRAIN} --teacher {weights} --out {store}")
     extract(ExtractConfig(data=TRAIN, teacher=weights, out=store))
-    rows = [_row("teacher (biased)", [teacher])]
+    rows = [_row("teacher (biased)", [teacher.summary])]
     for loss in LOSSES:
         configs = [
             _config(student=STUDENT, store=store, loss=(loss,), seed=seed, out=out / f"{loss}-{seed}") for seed in SEEDS
         ]
         say(f"{_command(configs[0])}  # and {len(SEEDS) - 1} more seeds")
-        rows.append(_row(loss, [distill(config) for config in configs]))
+        rows.append(_row(loss, [distill(config).summary for config in configs]))
     return rows
 
 

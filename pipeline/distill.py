@@ -101,7 +101,20 @@ class DistillConfig:
             raise UsageError("Give --store STORE, or --data SPEC with --loss ce.")
 
 
-def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class DistillResult:
+    """What a training run gives.
+
+    Attributes:
+        summary: as in ``summary.json``: validation accuracies (``val``), costs, origin.
+        trained: False where the run was finished before.
+    """
+
+    summary: dict[str, Any]
+    trained: bool
+
+
+def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = lambda _: None) -> DistillResult:
     """Train a student; go on where an earlier run was interrupted.
 
     Args:
@@ -109,7 +122,7 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
         on_epoch: called with each epoch's metrics.
 
     Returns:
-        The summary of the run, as in ``summary.json``. A run that was finished before is left as it is.
+        The run's summary. A run that was finished before is left as it is.
 
     Raises:
         KdpipeError: see the classes in :mod:`kdpipe.stores.errors`.
@@ -121,10 +134,7 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     samples = load_data(_data_spec(config, store))
     preprocessing = _preprocessing(config, store)
     data = _training_data(config, store, samples, preprocessing, objective)
-    folder = RunFolder.open(config.out, _resolved(config, store, data, device, precision))
-    if folder.summary is not None:
-        return folder.summary
-
+    validate = _validation(config, samples, data, device, precision)
     torch.manual_seed(config.seed)
     channels = num_channels(samples, preprocessing)
     student = load_model(Spec.parse(config.student), num_classes=samples.num_classes, in_channels=channels).module
@@ -132,13 +142,16 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
         student.to(device), data, objective, config.optimiser,
         epochs=config.epochs, device=device, precision=precision, ema=config.ema,
     )  # fmt: skip
-    validate = _validation(config, samples, data, device, precision)
+    folder = RunFolder.open(config.out, _resolved(config, store, data, device, precision))
+    if folder.summary is not None:
+        return DistillResult(summary=folder.summary, trained=False)
+
     started = time.perf_counter()
     records = _train(config, trainer, folder, validate, on_epoch)
     _card(config, samples, preprocessing, store).save(trainer.module, folder.student)
     summary = _summary(config, store, trainer, records, time.perf_counter() - started)
     folder.write_summary(summary)
-    return summary
+    return DistillResult(summary=summary, trained=True)
 
 
 def _open_store(config: DistillConfig, objective: Objective) -> Store | None:

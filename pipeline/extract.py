@@ -14,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
+from ..stores.errors import unknown
 from ..stores.layout import default_chunk_rows, samples_file
 from ..stores.manifest import Accuracy
 from ..stores.tables import SAMPLES_SCHEMA, classes_table, read_parquet
@@ -79,8 +80,11 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {value}; it must be at least 1.")
-        if not self.write or len(set(self.write)) != len(self.write):
-            raise UsageError("write must name logits, ranks or both, once each.")
+        for name in self.write:
+            if name not in ("logits", "ranks"):
+                raise unknown("array to write", name, ("logits", "ranks"))
+        if not self.write:
+            raise UsageError("--write names nothing; give logits, ranks or both.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,7 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
     precision = pick_precision(config.precision, device, on_gpu="fp16")
     samples = load_data(config.data)
     teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
+    _try_once(teacher, samples)
     workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
     samples = _in_row_order(_readable(samples, teacher.preprocessing, config, workers), config.order)
     groups, rule = assign_groups(config.groups, samples.class_counts, samples.class_names)
@@ -145,6 +150,12 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
         on_progress(Progress(found=found, computed=computed, total=len(samples)))
     manifest = writer.finish(_teacher_accuracy(writer, groups))
     return ExtractResult(manifest=manifest, computed=computed)
+
+
+def _try_once(teacher: Teacher, samples: Samples) -> None:
+    """Run the teacher on one sample, so that a misfit is found before anything is written."""
+    inputs = InputDataset(samples, teacher.preprocessing).batch(np.array([0])).inputs
+    teacher.logits(inputs, samples.num_classes)
 
 
 def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractConfig, workers: int) -> Samples:

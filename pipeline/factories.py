@@ -74,6 +74,8 @@ def convert(text: str) -> int | float | bool | str:
     """An option's text as the value it reads as: ``3``, ``0.5``, ``true``; anything else stays text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if not any(character.isdigit() for character in text):  # "nan" and "infinity" are words here
+        return text
     for number in (int, float):
         try:
             return number(text)

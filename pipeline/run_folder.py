@@ -40,7 +40,10 @@ class RunFolder:
             found = _read_json(path)
             wanted = msgspec.json.decode(body)
             names = {*found, *wanted} - _FREE
-            if changed := sorted(name for name in names if found.get(name) != wanted.get(name)):
+            changed = sorted(name for name in names if found.get(name) != wanted.get(name))
+            if changed and not folder.begun:
+                write_file(root, CONFIG, body)
+            elif changed:
                 raise MismatchError(
                     f"{root} is a run with another configuration ({', '.join(changed)} differ). "
                     "Choose another --out, or give the configuration it was begun with."
@@ -51,6 +54,11 @@ class RunFolder:
         else:
             write_file(root, CONFIG, body)
         return folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to lose: a checkpoint or a result."""
+        return self.summary is not None or bool(self._checkpoints())
 
     @property
     def summary(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..stores import JoinedDataset, Store
+from ..stores import JoinedDataset, MissingArrayError, Store
 from .inputs import Batch
 from .losses import group_masses
 from .losses.objective import Objective
@@ -34,8 +34,14 @@ class StoreTargets:
     """
 
     def __init__(self, store: Store, joined: JoinedDataset, objective: Objective, num_positions: int) -> None:
-        for name in sorted(objective.needs):
-            store.require(name)
+        for loss in objective.losses:
+            for name in sorted(loss.needs):
+                if store.manifest.array(name) is None:
+                    has = ", ".join(array.name for array in store.manifest.arrays)
+                    raise MissingArrayError(
+                        f"The loss '{loss.name}' needs '{name}', which {store.path} does not carry (only {has}). "
+                        f"Choose another loss, or extract again with --write {has},{name}."
+                    )
         self._store, self._arrays = store, sorted(objective.needs)
         self._row_of = np.full(num_positions, -1, np.int64)
         self._row_of[joined.positions] = joined.rows

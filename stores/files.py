@@ -89,6 +89,11 @@ def remove_temporaries(root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a killed writer left this file."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -65,10 +65,10 @@ def match_rows(
         store: how to name the store in an error.
 
     Raises:
-        UsageError: the data set has an id twice.
+        UsageError: an id is not a text, or the data set has one twice.
         MismatchError: there is no common id.
     """
-    wanted = sample_ids if isinstance(sample_ids, pa.Array | pa.ChunkedArray) else pa.array(sample_ids, pa.string())
+    wanted = _texts(sample_ids)
     if pc.count_distinct(wanted).as_py() != len(wanted):
         raise UsageError("The data set has the same sample id twice. Ids must be unique: they join it to the store.")
     found = pc.index_in(store_ids, value_set=wanted)
@@ -81,3 +81,15 @@ def match_rows(
         )
     positions = found.take(pa.array(rows)).to_numpy().astype(np.int64)
     return rows, positions
+
+
+def _texts(sample_ids: Any) -> Any:
+    try:
+        if not isinstance(sample_ids, pa.Array | pa.ChunkedArray):
+            sample_ids = pa.array(sample_ids, pa.string())
+        texts = sample_ids if pa.types.is_string(sample_ids.type) else sample_ids.cast(pa.string())
+    except (pa.ArrowException, TypeError, UnicodeError) as error:
+        raise UsageError(f"Sample ids must be texts ({error}).") from None
+    if texts.null_count:
+        raise UsageError(f"{texts.null_count} of the sample ids are missing. Every sample needs one.")
+    return texts

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from .errors import CorruptStoreError, RefusedError
+from .errors import CorruptStoreError, RefusedError, UsageError
 from .files import Checksum, FileRecord, checksum, write_file
 from .layout import MANIFEST, Grid, receipt_file
 
@@ -18,6 +18,7 @@ GROUP_NAMES = ("head", "medium", "tail")
 
 # A stranger's store may claim anything: every count and text is bounded before it sizes an allocation.
 _MAX_FILE_BYTES = 16_000_000
+_MAX_CHUNKS = 2**24
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -121,6 +122,7 @@ class Manifest:
     def __post_init__(self) -> None:
         if not self.store_id:
             object.__setattr__(self, "store_id", self.identity())
+        self._check_shape()
 
     @property
     def grid(self) -> Grid:
@@ -131,15 +133,32 @@ class Manifest:
         """The array of that name, or None."""
         return next((array for array in self.arrays if array.name == name), None)
 
+    def _check_shape(self) -> None:
+        if -(-self.num_samples // max(self.chunk_rows, 1)) * self.num_views > _MAX_CHUNKS:
+            raise UsageError(f"a store has at most {_MAX_CHUNKS} chunks; make chunk_rows larger")
+        for array in self.arrays:
+            if array.name == "logits":
+                fits = array.dtype in ("float16", "float32") and array.width == self.num_classes
+            else:
+                largest = {"uint8": 2**8, "uint16": 2**16}.get(array.dtype, 0)
+                fits = array.width <= self.num_classes <= largest
+            if not fits:
+                raise UsageError(f"{array} cannot hold the {array.name} of {self.num_classes} classes")
+        if len({array.name for array in self.arrays}) < len(self.arrays):
+            raise UsageError("an array is listed twice")
+
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the stored numbers; two extractions may share a folder only if these agree."""
-        return {
+        """Everything that decides the stored numbers; two extractions may share a folder only if these agree.
+
+        As JSON gives them back, so that a manifest equals the one read from its file (tuples are lists there).
+        """
+        settings = {
             "format": self.format_version.partition(".")[0],
             "num_samples": self.num_samples,
             "num_classes": self.num_classes,
             "num_views": self.num_views,
             "chunk_rows": self.chunk_rows,
-            "arrays": msgspec.to_builtins(self.arrays),
+            "arrays": self.arrays,
             "sample_ids": self.dataset.sample_ids,
             "labels": self.dataset.labels,
             "classes": self.dataset.classes,
@@ -149,6 +168,7 @@ class Manifest:
             "order": self.order,
             "precision": self.precision,
         }
+        return msgspec.json.decode(msgspec.json.encode(settings))
 
     def identity(self) -> str:
         """The store id: 16 hex digits of SHA-256 over the settings."""
@@ -161,8 +181,12 @@ class Manifest:
         return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
 
     def write(self, root: Path) -> None:
-        """Write ``root/manifest.json``, whole or not at all."""
-        write_file(root, MANIFEST, self.to_json())
+        """Write ``root/manifest.json``, whole or not at all.
+
+        Raises:
+            UsageError: it breaks the limits of the format, so that nobody could read it.
+        """
+        write_file(root, MANIFEST, _readable(self, self.to_json()))
 
     @classmethod
     def read(cls, root: Path) -> "Manifest":
@@ -211,7 +235,7 @@ class Receipt:
 
     def write(self, root: Path) -> None:
         """Write the receipt: from here on the chunk exists."""
-        write_file(root, receipt_file(self.chunk), self.to_json())
+        write_file(root, receipt_file(self.chunk), _readable(self, self.to_json()))
 
     @classmethod
     def read(cls, root: Path, grid: Grid, chunk: int) -> "Receipt":
@@ -264,6 +288,17 @@ def replace(manifest: Manifest, **changes: Any) -> Manifest:
 
 def _body_checksum(body: dict[str, Any]) -> str:
     return checksum(msgspec.json.encode(body, order="deterministic"))
+
+
+def _readable(model: Manifest | Receipt, document: bytes) -> bytes:
+    kind = type(model).__name__.lower()
+    try:
+        msgspec.json.decode(document, type=type(model))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"The {kind} cannot be written, its readers would refuse it: {error}.") from None
+    if len(document) > _MAX_FILE_BYTES:
+        raise UsageError(f"The {kind} cannot be written: it is larger than {_MAX_FILE_BYTES} bytes.")
+    return document
 
 
 def _read_json(path: Path, model: type[ModelT]) -> ModelT:

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import CorruptStoreError
 
 # Linux lets a process hold 65,530 mappings by default; stay well below, other libraries map files too.
-_MAX_MAPPINGS = 16_000
+MAX_MAPPINGS = 16_000
 _MAP_FIXED = 0x10
 
 
@@ -47,8 +47,13 @@ class MappedRows:
         aligned = len(files) == 1 or chunk_bytes % mmap.ALLOCATIONGRANULARITY == 0
         self._flat: np.ndarray | None = None
         self._last: tuple[int, np.ndarray] | None = None
-        if sys.platform == "linux" and aligned and len(files) <= _MAX_MAPPINGS:
+        if sys.platform == "linux" and aligned and len(files) <= MAX_MAPPINGS:
             self._flat = _map_side_by_side(files, chunk_bytes).view(self._dtype).reshape(-1, width)
+
+    @property
+    def mappings(self) -> int:
+        """How many files are kept mapped."""
+        return 1 if self._flat is None else len(self._files)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy ``rows`` (int64, any order, within range) into ``out`` (len(rows), width)."""
@@ -62,9 +67,12 @@ class MappedRows:
             out[places] = self._block(int(block))[rows[places] - block * self._chunk_rows]
 
     def _block(self, block: int) -> np.ndarray:
-        if self._last is None or self._last[0] != block:
-            self._last = (block, np.memmap(self._files[block], self._dtype, "r", shape=self._shape))
-        return self._last[1]
+        last = self._last  # one look: another thread may replace it at any time
+        if last is None or last[0] != block:
+            file = self._files[block]
+            _check_size(file, self._shape[0] * self._shape[1] * self._dtype.itemsize)
+            last = self._last = (block, np.memmap(file, self._dtype, "r", shape=self._shape))
+        return last[1]
 
 
 def _check_size(file: Path, expected: int) -> None:
@@ -79,8 +87,8 @@ def _check_size(file: Path, expected: int) -> None:
 def _map_side_by_side(files: Sequence[Path], chunk_bytes: int) -> np.ndarray:
     """All files as one array of bytes; the mappings end with the array."""
     total = len(files) * chunk_bytes
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    reserved = mmap.mmap(-1, total, flags=flags)
+    # read-only, so that the system sets no memory aside for it: stores larger than memory must fit
+    reserved = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     flat = np.frombuffer(reserved, np.uint8)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -96,5 +104,4 @@ def _map_side_by_side(files: Sequence[Path], chunk_bytes: int) -> np.ndarray:
             os.close(descriptor)
         if placed != address:
             raise CorruptStoreError(f"{file} cannot be mapped ({os.strerror(ctypes.get_errno())}).")
-    flat.flags.writeable = False
     return flat

@@ -1,11 +1,14 @@
 """The payload as plain Zarr v3: metadata documents made by zarr-python, chunk files as C-order bytes."""
 
-import asyncio
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .layout import PAYLOAD
 from .manifest import ArrayInfo, Manifest
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
 
 _DIMENSIONS = {"logits": ("view", "sample", "class"), "ranks": ("view", "sample", "rank")}
 
@@ -18,11 +21,12 @@ def fill_value(array: ArrayInfo) -> float | int:
 def metadata_documents(manifest: Manifest) -> dict[str, bytes]:
     """The ``zarr.json`` files of the payload, by their path in the store."""
     import zarr  # heavy, and only needed when a store is created
-    from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
-    memory = MemoryStore()
-    root = zarr.create_group(memory, zarr_format=3, attributes={"kdpipe": {"store_id": manifest.store_id}})
+    documents: dict[str, Buffer] = {}
+    root = zarr.create_group(
+        MemoryStore(documents), zarr_format=3, attributes={"kdpipe": {"store_id": manifest.store_id}}
+    )
     for array in manifest.arrays:
         root.create_array(
             array.name,
@@ -35,12 +39,7 @@ def metadata_documents(manifest: Manifest) -> dict[str, bytes]:
             dimension_names=_DIMENSIONS[array.name],
         )
     names = ["zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays)]
-
-    async def read(name: str) -> bytes:
-        document = await memory.get(name, default_buffer_prototype())
-        return b"" if document is None else document.to_bytes()
-
-    return {f"{PAYLOAD}/{name}": asyncio.run(read(name)) for name in names}
+    return {f"{PAYLOAD}/{name}": documents[name].to_bytes() for name in names}
 
 
 def chunk_bytes(array: ArrayInfo, values: np.ndarray, chunk_rows: int) -> memoryview:

@@ -12,7 +12,7 @@ from .errors import MissingArrayError, RefusedError, UsageError
 from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, array_file, receipt_file, samples_file
 from .manifest import GROUP_NAMES, ArrayInfo, Manifest, Receipt
-from .mapping import MappedRows
+from .mapping import MAX_MAPPINGS, MappedRows
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
 
 
@@ -114,7 +114,10 @@ class Store:
             MissingArrayError: the store does not carry an array.
             CorruptStoreError: a chunk file is missing or truncated.
         """
-        rows = np.asarray(rows, np.int64)
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise UsageError(f"Rows must be whole numbers, not {rows.dtype}; of a mask, take np.flatnonzero.")
+        rows = rows.astype(np.int64, copy=False)
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
             raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self.path}.")
         result = {}
@@ -122,8 +125,8 @@ class Store:
             info = self.require(name)
             shape = (len(rows), info.width)
             buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
-            if buffer.shape != shape or buffer.dtype != info.dtype:
-                raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}.")
+            if buffer.shape != shape or buffer.dtype != info.dtype or not buffer.flags.writeable:
+                raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}, and writeable.")
             self._rows(info, view).gather(rows, buffer)
             result[name] = buffer
         return result
@@ -153,12 +156,14 @@ class Store:
             The samples both have, in store order; each item ends with its store row, to be given to :meth:`read`.
 
         Raises:
-            UsageError: the data set names no ids, or names one twice.
+            UsageError: the data set names no ids, not as many as it has items, or one twice.
             MismatchError: no sample is in both.
         """
         ids = getattr(dataset, "sample_ids", None) if sample_ids is None else sample_ids
         if ids is None:
             raise UsageError("The data set has no `sample_ids`. Pass them: store.join(dataset, sample_ids=...).")
+        if len(ids) != len(dataset):
+            raise UsageError(f"There are {len(ids)} sample ids for a data set of {len(dataset)}. Give one for each.")
         rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self.path))
         return JoinedDataset(dataset, positions, rows, self.manifest.chunk_rows)
 
@@ -169,5 +174,11 @@ class Store:
                 raise UsageError(f"View {view} is not in {self.path}: it has {self.manifest.num_views}, from 0.")
             grid = self.manifest.grid
             files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
+            self._forget(len(files))
             self._mapped[key] = MappedRows(files, grid.chunk_rows, info.width, info.dtype)
         return self._mapped[key]
+
+    def _forget(self, needed: int) -> None:
+        """Let go of the views mapped first, so that a store of hundreds of views stays below the system's limit."""
+        while self._mapped and needed + sum(rows.mappings for rows in self._mapped.values()) > MAX_MAPPINGS:
+            del self._mapped[next(iter(self._mapped))]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .errors import UsageError, unknown
+
 # 16 chunks mix well enough to be near a true shuffle, and still read whole chunks (docs/format.md)
 WINDOW_CHUNKS = 16
 ORDERS = ("random", "chunks", "sequential")
@@ -31,7 +33,12 @@ def epoch_order(rows: np.ndarray, chunk_rows: int, *, order: str, seed: int, epo
 
     Returns:
         (M,) int64, a permutation of range(M).
+
+    Raises:
+        UsageError: an unknown order.
     """
+    if order not in ORDERS:
+        raise unknown("order", order, ORDERS)
     if order == "sequential":
         return np.arange(len(rows))
     row_keys = _keys(rows, seed, 2 * epoch)
@@ -56,6 +63,9 @@ class BatchSampler:
         order: "random", "chunks" or "sequential", see :func:`epoch_order`.
         seed: of the order.
         drop_last: leave out the last batch where it would be smaller.
+
+    Raises:
+        UsageError: an unknown order, or a batch size below 1.
     """
 
     def __init__(
@@ -68,6 +78,10 @@ class BatchSampler:
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
+        if order not in ORDERS:
+            raise unknown("order", order, ORDERS)
+        if batch_size < 1:
+            raise UsageError(f"The batch size must be at least 1, not {batch_size}.")
         self._rows, self._chunk_rows = rows, chunk_rows
         self._seed, self._epoch = seed, 0
         self.order, self.batch_size, self.drop_last = order, batch_size, drop_last

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from . import manifest as manifests
-from .errors import CorruptStoreError, MismatchError, RefusedError
-from .files import checksum, remove_temporaries, write_file
-from .layout import CLASSES, MANIFEST, array_file, receipt_file, samples_file
+from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
+from .files import checksum, is_temporary, remove_temporaries, write_file
+from .layout import CLASSES, MANIFEST, RECEIPTS, array_file, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
 from .payload import chunk_bytes, metadata_documents
 from .tables import to_parquet
@@ -42,13 +42,15 @@ class StoreWriter:
         """
         if (root / MANIFEST).exists():
             found = Manifest.read(root)
-            if changed := manifests.differences(found, manifest):
+            changed = manifests.differences(found, manifest)
+            if changed and (found.state == "complete" or any((root / RECEIPTS).glob("*.json"))):
                 raise MismatchError(
                     f"{root} is a store made with other settings ({', '.join(changed)} differ). "
                     "Choose another --out, or give the settings it was begun with."
                 )
-            manifest = found
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            # a store without any chunk holds nothing: begin anew
+            manifest = manifest if changed else found
+        elif root.exists() and (not root.is_dir() or not all(map(is_temporary, root.iterdir()))):
             raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
         writer = cls(root, manifest)
         if manifest.state == "writing":
@@ -78,7 +80,11 @@ class StoreWriter:
             arrays: (rows, width) values for every array of the manifest.
             samples: the samples table of these rows, for view 0.
             inputs: digests of the teacher's input tensors, for a few of the rows.
+
+        Raises:
+            UsageError: no such chunk, or values or samples of another shape than it has.
         """
+        self._check_chunk(chunk, arrays, samples)
         grid = self.manifest.grid
         view, block, rows = grid.view(chunk), grid.block(chunk), grid.rows(chunk)
         records = []
@@ -104,15 +110,16 @@ class StoreWriter:
             raise RefusedError(
                 f"{self.root} lacks {len(missing)} of {self.manifest.grid.num_chunks} chunks. Run extract again."
             )
-        self.manifest = manifests.replace(
+        finished = manifests.replace(
             self.manifest,
             state="complete",
             finished=timestamp(),
             accuracy=accuracy,
             receipts=receipts_checksum(self.root, self.manifest),
         )
-        self.manifest.write(self.root)
-        return self.manifest
+        finished.write(self.root)
+        self.manifest = finished
+        return finished
 
     def _write_skeleton(self, classes: pa.Table) -> None:
         """Manifest, class table and Zarr metadata: the same bytes each time, so a resume may write them again."""
@@ -123,6 +130,18 @@ class StoreWriter:
         records = tuple(write_file(self.root, name, data) for name, data in documents.items())
         self.manifest = manifests.replace(self.manifest, files=records)
         self.manifest.write(self.root)
+
+    def _check_chunk(self, chunk: int, arrays: Mapping[str, np.ndarray], samples: pa.Table | None) -> None:
+        grid = self.manifest.grid
+        if not 0 <= chunk < grid.num_chunks:
+            raise UsageError(f"Chunk {chunk} is not in {self.root}: it has {grid.num_chunks}, from 0.")
+        rows = len(grid.rows(chunk))
+        for array in self.manifest.arrays:
+            shape = arrays[array.name].shape if array.name in arrays else None
+            if shape != (rows, array.width):
+                raise UsageError(f"Chunk {chunk} needs '{array.name}' of shape {(rows, array.width)}, not {shape}.")
+        if (samples is None) != (grid.view(chunk) > 0) or (samples is not None and len(samples) != rows):
+            raise UsageError(f"Chunk {chunk} needs a samples table of {rows} rows if of view 0, else none.")
 
     def _is_whole(self, chunk: int) -> bool:
         if not (self.root / receipt_file(chunk)).exists():

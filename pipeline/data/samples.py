@@ -33,7 +33,7 @@ class ArrayItems:
     def __init__(self, images: np.ndarray) -> None:
         if images.ndim == 3:
             images = images[..., None]
-        self._images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        self._images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
     def __getitem__(self, position: int) -> Tensor:
         return self._images[position]

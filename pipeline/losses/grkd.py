@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...stores.errors import UsageError, unknown
 from .numerics import check_integers, check_logits, check_positive, compute_dtype, full_precision
@@ -37,7 +36,8 @@ def grkd(
     https://arxiv.org/abs/2504.20482v1, the definition of the group relative loss. ``sum`` is that formula;
     ``pair_mean``, which makes the scale independent of C, and tau = 1 are kdpipe's choices.
 
-    Memory is O(B C); the (B, C, C) tensor of pairs is never made. There is no second derivative.
+    Memory is O(B C); the (B, C, C) tensor of pairs is never made. There is no second derivative
+    (``create_graph=True`` is refused).
 
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.
@@ -179,12 +179,11 @@ class _PairLoss(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the names
-        ctx: Any, grad_losses: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: the kept gradient would pass for a constant
+            raise UsageError("grkd has no second derivative. Differentiate without create_graph=True.")
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_losses.unsqueeze(1), None, None, None
+        return gradient * grad_outputs[0].unsqueeze(1), None, None, None
 
 
 @register

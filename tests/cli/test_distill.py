@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pytest
+from kdpipe.pipeline.models import create_model
+from safetensors.torch import load_file
+
+from .conftest import Cli
+
+DATA = "digits,split=train,imbalance=10"
+RUN = ["--student", "kdpipe:convnet_tiny", "--epochs", "1", "--batch-size", "64"]
+
+
+@pytest.fixture
+def store(cli: Cli) -> str:
+    assert cli("extract", "--data", DATA, "--teacher", "python:my_teachers:teacher", "--out", "d.kd").code == 0
+    return "d.kd"
+
+
+@pytest.fixture
+def ranks_only(cli: Cli) -> str:
+    arguments = ["--data", DATA, "--teacher", "python:my_teachers:teacher", "--out", "ranks.kd", "--write", "ranks"]
+    assert cli("extract", *arguments).code == 0
+    return "ranks.kd"
+
+
+@pytest.mark.parametrize(
+    "losses", [["ce"], ["kd"], ["grkd"], ["ltkd"], ["ltkd,calibration=store"], ["kd,temperature=2", "grkd,weight=0.1"]]
+)
+def test_each_loss_trains_from_the_store(cli: Cli, store: str, losses: list[str]) -> None:
+    flags = [part for loss in losses for part in ("--loss", loss)]
+    outcome = cli("distill", "--store", store, *RUN, *flags, "--val", "digits,split=test", "--out", "run", "--json")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out)
+    assert summary["loss"] == losses
+    assert set(summary["val"]) == {"overall", "balanced", "head", "medium", "tail"}
+    assert summary["store_id"] == json.loads(Path(store, "manifest.json").read_text())["store_id"]
+    record = json.loads(Path("run/metrics.jsonl").read_text())
+    assert {loss.partition(",")[0] for loss in losses} <= set(record)
+    weights = load_file("run/student.safetensors")
+    create_model("convnet_tiny", 10, 1).load_state_dict(weights)
+
+
+def test_a_teacher_is_trained_by_the_same_loop_and_extracted(cli: Cli) -> None:
+    arguments = ["--data", DATA, "--loss", "ce", "--preprocess", "image,mean=0.5,std=0.25", *RUN]
+    assert cli("distill", *arguments, "--out", "teacher").code == 0
+    teacher = "kdpipe:convnet_tiny,weights=teacher/student.safetensors"
+    outcome = cli("extract", "--data", DATA, "--teacher", teacher, "--out", "d.kd", "--json")
+    manifest = json.loads(outcome.out)
+    assert manifest["preprocessing"]["mean"] == [0.5], "the weights file records what its inputs were"
+    assert cli("distill", "--store", "d.kd", *RUN, "--loss", "kd", "--out", "student").code == 0
+
+
+def test_a_finished_run_is_left_alone_and_another_configuration_refused(cli: Cli, store: str) -> None:
+    arguments = ["distill", "--store", store, *RUN, "--loss", "kd", "--out", "run"]
+    assert cli(*arguments).code == 0
+    before = Path("run/student.safetensors").stat().st_mtime_ns
+    again = cli(*arguments)
+    assert again.code == 0
+    assert "finished already" in again.err
+    other = cli(*arguments, "--lr", "0.01")
+    assert other.code == 3
+    assert "(lr differ)" in other.err
+    assert Path("run/student.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_resolved_configuration_can_be_run_again(cli: Cli, store: str) -> None:
+    assert cli("distill", "--store", store, *RUN, "--loss", "kd,temperature=3", "--out", "one").code == 0
+    assert cli("distill", "--config", "one/config.json", "--out", "two").code == 0
+    assert Path("one/student.safetensors").read_bytes() == Path("two/student.safetensors").read_bytes()
+
+
+def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
+    extras = ["--ema", "0.9", "--clip-grad", "1", "--schedule", "step", "--milestones", "1", "--optimizer", "adamw",
+              "--lr", "0.001", "--tensorboard", "--warmup-epochs", "0.5", "--precision", "bf16"]  # fmt: skip
+    outcome = cli("distill", "--store", store, *RUN, "--loss", "kd", *extras, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert list(Path("run/tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"--loss": "gkrd"}, 2, "Did you mean 'grkd'?"),
+        ({"--loss": "ltkd,temprature=2"}, 2, "Did you mean 'temperature'?"),
+        ({"--loss": "kd,temperature=0"}, 2, "temperature"),
+        ({"--student": "kdpipe:resnet"}, 2, "Did you mean 'resnet20'?"),
+        ({"--student": "torchvision:resnet18"}, 2, "channels=3"),
+        ({"--store": "nowhere.kd"}, 3, "Is this a kdpipe store?"),
+        ({"--data": "digits,split=test"}, 3, "No sample of the data set is in"),
+        ({"--preprocess": "image,std=0.5"}, 3, "std is (1.0,) there, (0.5,) here"),
+        ({"--val": "fashion-mnist:nowhere"}, 2, "There is no train-images"),
+        ({"--optimizer": "sdg"}, 2, "sgd"),
+        ({"--lr": "-1"}, 2, "must be above 0"),
+        ({"--milestones": "1,x"}, 2, "not a list of whole numbers"),
+        ({"--ema": "2"}, 2, "between 0 and 1"),
+        ({"--device": "cuda:9"}, 2, "is not there"),
+    ],
+)
+def test_wrong_usage_writes_nothing(cli: Cli, store: str, changes: dict[str, str], code: int, message: str) -> None:
+    flags = {"--store": store, "--student": "kdpipe:convnet_tiny", "--loss": "kd", "--out": "run", **changes}
+    outcome = cli("distill", *(part for flag in flags.items() for part in flag))
+    assert (outcome.code, message in outcome.err) == (code, True), outcome.err
+    assert not Path("run").exists()
+
+
+def test_a_loss_that_needs_what_the_store_lacks_is_refused_by_name(cli: Cli, ranks_only: str) -> None:
+    outcome = cli("distill", "--store", ranks_only, *RUN, "--loss", "ltkd", "--out", "run")
+    assert outcome.code == 3
+    assert "The loss 'ltkd' needs 'logits'" in outcome.err
+    assert cli("distill", "--store", ranks_only, *RUN, "--loss", "grkd", "--out", "run").code == 0
+
+
+def test_a_loss_without_a_store_says_so(cli: Cli) -> None:
+    outcome = cli("distill", "--data", DATA, *RUN, "--loss", "grkd", "--out", "run")
+    assert outcome.code == 2
+    assert "The loss grkd needs a teacher's store" in outcome.err
+
+
+def test_a_store_that_names_code_is_not_run(cli: Cli, workplace: Path) -> None:
+    (workplace / "my_data.py").write_text(
+        "import torch, pathlib\npathlib.Path('imported').touch()\n"
+        "class D:\n    def __len__(self): return 20\n"
+        "    def __getitem__(self, i): return torch.full((1, 8, 8), i / 20.0), i % 10\n"
+        "def data(): return D()\n"
+    )
+    arguments = ["--data", "python:my_data:data", "--teacher", "python:my_teachers:teacher", "--out", "d.kd"]
+    assert cli("extract", *arguments).code == 0
+    Path("imported").unlink()
+    import sys
+
+    del sys.modules["my_data"]
+    outcome = cli("distill", "--store", "d.kd", *RUN, "--loss", "kd", "--out", "run")
+    assert outcome.code == 2
+    assert "would run code" in outcome.err
+    assert not Path("imported").exists()
+    assert cli("distill", "--store", "d.kd", "--data", "python:my_data:data", *RUN, "--loss", "kd", "--out", "run").code == 0
+
+
+def test_allow_mismatch_keeps_the_reason(cli: Cli, store: str) -> None:
+    arguments = ["distill", "--store", store, *RUN, "--loss", "kd", "--preprocess", "image,std=0.5", "--out", "run"]
+    outcome = cli(*arguments, "--allow-mismatch", "an ablation", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["allow_mismatch"] == "an ablation"

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import kdpipe
+import numpy as np
+import pytest
+
+from .conftest import Cli
+
+DATA = "digits,split=train"
+TEACHER = "python:my_teachers:teacher"
+
+
+def test_extract_then_again(cli: Cli, workplace: Path) -> None:
+    first = cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd", "--json")
+    assert first.code == 0, first.err
+    manifest = json.loads(first.out)
+    assert manifest["state"] == "complete"
+    assert manifest["num_samples"] == 898
+    before = {path: path.stat().st_mtime_ns for path in workplace.rglob("d.kd/**/*")}
+    again = cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd")
+    assert again.code == 0
+    assert "finished already" in again.err
+    assert before == {path: path.stat().st_mtime_ns for path in workplace.rglob("d.kd/**/*")}
+
+
+def test_flags_win_over_the_configuration_file(cli: Cli, workplace: Path) -> None:
+    (workplace / "extract.toml").write_text(f'data = "{DATA}"\nteacher = "{TEACHER}"\nchunk-rows = 100\nwrite = "ranks"\n')
+    outcome = cli("extract", "--config", "extract.toml", "--out", "d.kd", "--chunk-rows", 128, "--json")
+    assert outcome.code == 0, outcome.err
+    manifest = json.loads(outcome.out)
+    assert manifest["chunk_rows"] == 128
+    assert [array["name"] for array in manifest["arrays"]] == ["ranks"]
+
+
+def test_provenance_flags_reach_the_manifest(cli: Cli) -> None:
+    flags = ["--owner", "team-a", "--licence", "CC-BY-4.0", "--extractor", "me", "--note", "first try"]
+    outcome = cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd", "--json", *flags)
+    manifest = json.loads(outcome.out)
+    assert [manifest[key] for key in ("owner", "licence", "extractor", "note")] == flags[1::2]
+
+
+def test_float32_and_float16_stores_agree_within_rounding(cli: Cli, workplace: Path) -> None:
+    for codec in ("float16", "float32"):
+        assert cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", f"{codec}.kd", "--codec", codec).code == 0
+    rows = np.arange(898)
+    half, full = (kdpipe.open_store(f"{codec}.kd").read(rows, arrays=("logits", "ranks")) for codec in ("float16", "float32"))
+    np.testing.assert_array_equal(half["logits"], full["logits"].astype(np.float16))
+    np.testing.assert_array_equal(half["ranks"], full["ranks"])
+    np.testing.assert_array_equal(full["ranks"], np.argsort(-full["logits"], axis=1, kind="stable"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"--data": "digts"}, 2, "Did you mean 'digits'?"),
+        ({"--data": "digits,splitt=train"}, 2, "Did you mean 'split'?"),
+        ({"--data": "folder:nowhere"}, 2, "is not a folder"),
+        ({"--data": "fashion-mnist:nowhere"}, 2, "There is no train-images-idx3-ubyte[.gz] in nowhere"),
+        ({"--teacher": "pithon:my_teachers:teacher"}, 2, "Did you mean 'python'?"),
+        ({"--teacher": "python:my_teachers:teachr"}, 2, "Did you mean 'teacher'?"),
+        ({"--teacher": "python:no_such_module:f"}, 2, "no Python module 'no_such_module'"),
+        ({"--teacher": "kdpipe:resnet8x4"}, 2, "Add weights=FILE"),
+        ({"--teacher": "kdpipe:resnet8x5,weights=w.safetensors"}, 2, "Did you mean 'resnet8x4'?"),
+        ({"--teacher": "torchvision:resnet51,weights=DEFAULT"}, 2, "Did you mean 'resnet50'?"),
+        ({"--teacher": "kdpipe:resnet8x4,weights=w.safetensors"}, 2, "no weights file w.safetensors"),
+        ({"--teacher": "export:t.pt2"}, 2, "no exported program t.pt2"),
+        ({"--teacher": "python:my_teachers:twelve"}, 3, "gives 12 classes, the data set has 10"),
+        ({"--teacher": f"{TEACHER},kind=shape"}, 3, "not (batch, classes) logits"),
+        ({"--preprocess": "image,crp=4"}, 2, "Did you mean 'crop'?"),
+        ({"--preprocess": "image,resize=4"}, 1, "cannot take inputs of shape"),
+        ({"--groups": "third"}, 2, "Did you mean 'thirds'?"),
+        ({"--order": "random"}, 2, "Use dataset, shuffled or shuffled:SEED"),
+        ({"--write": "logit"}, 2, "Did you mean 'logits'?"),
+        ({"--batch-size": "many"}, 2, "neither auto nor a whole number"),
+        ({"--batch-size": "0"}, 2, "it must be at least 1"),
+        ({"--device": "gpu"}, 2, "Use --device auto, cpu or cuda"),
+        ({"--config": "missing.toml"}, 2, "missing.toml cannot be read"),
+    ],
+)
+def test_wrong_usage_writes_nothing(cli: Cli, workplace: Path, changes: dict[str, str], code: int, message: str) -> None:
+    flags = {"--data": DATA, "--teacher": TEACHER, "--out": "d.kd", **changes}
+    outcome = cli("extract", *(part for flag in flags.items() for part in flag))
+    assert (outcome.code, message in outcome.err) == (code, True), outcome.err
+    assert len(outcome.err.strip().splitlines()) <= 4
+    assert not (workplace / "d.kd").exists()
+
+
+def test_unknown_key_in_the_configuration_file(cli: Cli, workplace: Path) -> None:
+    (workplace / "extract.toml").write_text('techer = "x"\n')
+    outcome = cli("extract", "--config", "extract.toml", "--out", "d.kd")
+    assert outcome.code == 2
+    assert "Did you mean 'teacher'?" in outcome.err
+
+
+def test_nan_logits_are_refused_with_the_sample_ids(cli: Cli, workplace: Path) -> None:
+    outcome = cli("extract", "--data", DATA, "--teacher", f"{TEACHER},kind=nan", "--out", "d.kd")
+    assert outcome.code == 3
+    assert "not finite" in outcome.err
+    assert "digits/" in outcome.err
+    assert not list(workplace.glob("d.kd/receipts/*"))
+    assert cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd").code == 0, "an empty store is begun anew"
+
+
+def test_float16_overflow_is_refused_and_float32_taken(cli: Cli) -> None:
+    arguments = ["extract", "--data", DATA, "--teacher", f"{TEACHER},kind=big", "--out", "d.kd"]
+    outcome = cli(*arguments)
+    assert outcome.code == 3
+    assert "--codec float32" in outcome.err
+    assert cli(*arguments, "--codec", "float32").code == 0
+
+
+def test_other_settings_on_a_store_are_refused(cli: Cli, workplace: Path) -> None:
+    arguments = ["extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd"]
+    assert cli(*arguments).code == 0
+    before = (workplace / "d.kd" / "manifest.json").read_bytes()
+    outcome = cli(*arguments, "--codec", "float32")
+    assert outcome.code == 3
+    assert "arrays differ" in outcome.err
+    assert (workplace / "d.kd" / "manifest.json").read_bytes() == before
+
+
+def test_a_folder_that_is_no_store_is_left_alone(cli: Cli, workplace: Path) -> None:
+    (workplace / "thesis").mkdir()
+    (workplace / "thesis" / "chapter1.tex").write_text("precious")
+    outcome = cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "thesis")
+    assert outcome.code == 3
+    assert [path.name for path in (workplace / "thesis").iterdir()] == ["chapter1.tex"]

@@ -1,0 +1,42 @@
+"""The examples of the README and docs run as they are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("examples")
+    data, optimiser = "digits,split=train", OptimiserConfig(lr=0.05)
+    distill(DistillConfig(student="kdpipe:convnet_tiny", data=data, out=root / "t", epochs=2, optimiser=optimiser))
+    weights = f"kdpipe:convnet_tiny,weights={root / 't' / 'student.safetensors'}"
+    extract(ExtractConfig(data=data, teacher=weights, out=root / "digits.kd", chunk_rows=300))
+    return root / "digits.kd"
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, ROOT / "examples" / script, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_plain_torch(store: Path) -> None:
+    losses = [float(line.split()[-1]) for line in run("plain_torch.py", store).splitlines()]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]
+
+
+def test_plain_zarr_imports_no_kdpipe(store: Path) -> None:
+    assert "kdpipe" not in "".join(
+        line for line in (ROOT / "examples" / "plain_zarr.py").read_text().splitlines() if "import" in line and '"""' not in line
+    )
+    *_, last = run("plain_zarr.py", store).splitlines()
+    stored, recorded = last.removeprefix("top-1 accuracy of the stored logits: ").split("; the manifest says ")
+    assert float(stored) == pytest.approx(float(recorded), abs=0.005)
