@@ -78,15 +78,17 @@ def main(epochs: int) -> None:
         root = Path(folder)
         distill(
             DistillConfig(
-                student="kdpipe:resnet8x4", data=DATA, out=root / "teacher", epochs=5, optimiser=OptimiserConfig(lr=0.05)
+                student="kdpipe:resnet8x4",
+                data=DATA,
+                out=root / "teacher",
+                epochs=5,
+                optimiser=OptimiserConfig(lr=0.05),
             )
         )
         weights = f"kdpipe:resnet8x4,weights={root / 'teacher' / 'student.safetensors'}"
         store_path = root / "digits.kd"
         extract(ExtractConfig(data=DATA, teacher=weights, out=store_path, codec="float32", batch_size=1))
-        teacher = load_teacher(
-            weights, load_data(DATA), preprocess=None, device=torch.device("cpu"), precision="fp32"
-        )
+        teacher = load_teacher(weights, load_data(DATA), preprocess=None, device=torch.device("cpu"), precision="fp32")
         stored = train(store_path, from_store(store_path), epochs)
         largest = max(float(value.abs().max()) for value in stored.values() if value.is_floating_point())
         print(f"{epochs} epochs, losses {' + '.join(LOSSES)}, largest weight {largest:.3f}")

@@ -35,7 +35,9 @@ def test_plain_torch(store: Path) -> None:
 
 def test_plain_zarr_imports_no_kdpipe(store: Path) -> None:
     assert "kdpipe" not in "".join(
-        line for line in (ROOT / "examples" / "plain_zarr.py").read_text().splitlines() if "import" in line and '"""' not in line
+        line
+        for line in (ROOT / "examples" / "plain_zarr.py").read_text().splitlines()
+        if "import" in line and '"""' not in line
     )
     *_, last = run("plain_zarr.py", store).splitlines()
     stored, recorded = last.removeprefix("top-1 accuracy of the stored logits: ").split("; the manifest says ")

@@ -134,7 +134,10 @@ def test_a_store_that_names_code_is_not_run(cli: Cli, workplace: Path) -> None:
     assert outcome.code == 2
     assert "would run code" in outcome.err
     assert not Path("imported").exists()
-    assert cli("distill", "--store", "d.kd", "--data", "python:my_data:data", *RUN, "--loss", "kd", "--out", "run").code == 0
+    assert (
+        cli("distill", "--store", "d.kd", "--data", "python:my_data:data", *RUN, "--loss", "kd", "--out", "run").code
+        == 0
+    )
 
 
 def test_allow_mismatch_keeps_the_reason(cli: Cli, store: str) -> None:

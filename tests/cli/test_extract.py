@@ -25,7 +25,9 @@ def test_extract_then_again(cli: Cli, workplace: Path) -> None:
 
 
 def test_flags_win_over_the_configuration_file(cli: Cli, workplace: Path) -> None:
-    (workplace / "extract.toml").write_text(f'data = "{DATA}"\nteacher = "{TEACHER}"\nchunk-rows = 100\nwrite = "ranks"\n')
+    (workplace / "extract.toml").write_text(
+        f'data = "{DATA}"\nteacher = "{TEACHER}"\nchunk-rows = 100\nwrite = "ranks"\n'
+    )
     outcome = cli("extract", "--config", "extract.toml", "--out", "d.kd", "--chunk-rows", 128, "--json")
     assert outcome.code == 0, outcome.err
     manifest = json.loads(outcome.out)
@@ -44,7 +46,9 @@ def test_float32_and_float16_stores_agree_within_rounding(cli: Cli, workplace: P
     for codec in ("float16", "float32"):
         assert cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", f"{codec}.kd", "--codec", codec).code == 0
     rows = np.arange(898)
-    half, full = (kdpipe.open_store(f"{codec}.kd").read(rows, arrays=("logits", "ranks")) for codec in ("float16", "float32"))
+    half, full = (
+        kdpipe.open_store(f"{codec}.kd").read(rows, arrays=("logits", "ranks")) for codec in ("float16", "float32")
+    )
     np.testing.assert_array_equal(half["logits"], full["logits"].astype(np.float16))
     np.testing.assert_array_equal(half["ranks"], full["ranks"])
     np.testing.assert_array_equal(full["ranks"], np.argsort(-full["logits"], axis=1, kind="stable"))
@@ -78,7 +82,9 @@ def test_float32_and_float16_stores_agree_within_rounding(cli: Cli, workplace: P
         ({"--config": "missing.toml"}, 2, "missing.toml cannot be read"),
     ],
 )
-def test_wrong_usage_writes_nothing(cli: Cli, workplace: Path, changes: dict[str, str], code: int, message: str) -> None:
+def test_wrong_usage_writes_nothing(
+    cli: Cli, workplace: Path, changes: dict[str, str], code: int, message: str
+) -> None:
     flags = {"--data": DATA, "--teacher": TEACHER, "--out": "d.kd", **changes}
     outcome = cli("extract", *(part for flag in flags.items() for part in flag))
     assert (outcome.code, message in outcome.err) == (code, True), outcome.err
@@ -99,7 +105,9 @@ def test_nan_logits_are_refused_with_the_sample_ids(cli: Cli, workplace: Path) -
     assert "not finite" in outcome.err
     assert "digits/" in outcome.err
     assert not list(workplace.glob("d.kd/receipts/*"))
-    assert cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd").code == 0, "an empty store is begun anew"
+    assert cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd").code == 0, (
+        "an empty store is begun anew"
+    )
 
 
 def test_float16_overflow_is_refused_and_float32_taken(cli: Cli) -> None:

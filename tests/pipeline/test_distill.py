@@ -73,7 +73,9 @@ def test_the_seed_decides_and_the_order_of_the_data_does_not(store: Path, tmp_pa
 
 def test_chunk_order_needs_no_store_in_memory(store: Path, tmp_path: Path) -> None:
     result = distill(
-        DistillConfig(student="kdpipe:convnet_tiny", store=store, loss=("ltkd",), epochs=1, order="chunks", out=tmp_path / "r")
+        DistillConfig(
+            student="kdpipe:convnet_tiny", store=store, loss=("ltkd",), epochs=1, order="chunks", out=tmp_path / "r"
+        )
     )
     assert result.trained
 

@@ -5,7 +5,6 @@ import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -75,9 +74,14 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, old):
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(type(error)), replacing(path) as temporary:
-        temporary.write_bytes(b"new")
-        raise error
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"new")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -136,6 +140,6 @@ def test_a_file_of_another_size_is_corrupt(tmp_path):
     (tmp_path / "file").write_bytes(b"1234")
     with pytest.raises(CorruptStoreError, match="file has 4 bytes, its record says 5"):
         record.check_size(tmp_path)
-    Path(tmp_path / "file").unlink()
+    (tmp_path / "file").unlink()
     with pytest.raises(CorruptStoreError, match="file cannot be read"):
         record.check_size(tmp_path)

@@ -1,12 +1,13 @@
 """The manifest and the receipts: what is written is read; whatever is altered is refused, and in one way."""
 
+import contextlib
 import hashlib
 import json
 
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kdpipe.stores import Accuracy, ArrayInfo, CorruptStoreError, Manifest, Receipt, RefusedError, UsageError
 from kdpipe.stores.files import FileRecord, checksum
@@ -15,9 +16,7 @@ from kdpipe.stores.manifest import InputDigest, differences, fingerprint, manife
 
 GRID = Grid(num_samples=10, num_views=2, chunk_rows=4)
 RECORD = FileRecord(path="payload.zarr/logits/c/1/2/0", bytes=40, checksum=checksum(b""))
-RECEIPT = Receipt(
-    chunk=5, view=1, start=8, stop=10, files=(RECORD,), inputs=(InputDigest(row=8, digest="blake2b:0f"),)
-)
+RECEIPT = Receipt(chunk=5, view=1, start=8, stop=10, files=(RECORD,), inputs=(InputDigest(row=8, digest="blake2b:0f"),))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -86,13 +85,16 @@ def test_one_altered_byte_is_refused_or_changes_nothing(folder, manifest, data):
         place = data.draw(st.integers(0, len(document) - 1))
         byte = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b' "{}[],:.09\\x')))
         altered = document[:place] + bytes([byte]) + document[place + 1 :]
+        refusal = None
         try:
             assert read(folder, altered) == original
-            assert json.loads(altered) == json.loads(document)
-        except CorruptStoreError as error:
-            assert str(folder) in str(error)
         except RefusedError as error:
-            assert "Upgrade" in str(error)
+            refusal = error
+        if refusal is None:
+            assert json.loads(altered) == json.loads(document)
+        else:
+            assert isinstance(refusal, CorruptStoreError) or "Upgrade" in str(refusal)
+            assert str(folder) in str(refusal)
 
 
 @given(data=st.data())
@@ -122,11 +124,8 @@ def test_any_field_of_any_value_is_valid_or_refused(folder, manifest, data):
         body = json.loads(original.to_json())
         name = data.draw(st.sampled_from(sorted(body)))
         body[name] = data.draw(JSON)
-        assume(not isinstance(body[name], str) or body[name].isascii())
-        try:
+        with contextlib.suppress(RefusedError):
             read(folder, signed(body))
-        except RefusedError:
-            pass
 
 
 @pytest.mark.parametrize("depth", [100, 500, 950, 1000, 100_000])
@@ -155,7 +154,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 @pytest.mark.parametrize("version", ["2.0", "10.3", "99999999999999999999.1"])
 def test_a_newer_major_version_says_upgrade(tmp_path, manifest, version):
     body = json.loads(manifest.to_json()) | {"format_version": version, "arrays": "something new"}
-    with pytest.raises(RefusedError, match="reads up to 1.0. Upgrade: pip install") as caught:
+    with pytest.raises(RefusedError, match=r"reads up to 1\.0\. Upgrade: pip install") as caught:
         read_manifest(tmp_path, json.dumps(body).encode())
     assert not isinstance(caught.value, CorruptStoreError)
 
@@ -165,7 +164,7 @@ def test_a_newer_minor_version_may_add_fields(tmp_path, manifest):
     body["dataset"]["origin"] = "new too"
     body["arrays"][0]["codec"] = "none"
     found = read_manifest(tmp_path, signed(body))
-    assert msgspec.structs.replace(found) if isinstance(found, msgspec.Struct) else found.format_version == "1.7"
+    assert found.format_version == "1.7"
     assert differences(found, manifest) == []
     extra = json.loads(RECEIPT.to_json()) | {"seconds": 1.5}
     assert read_receipt(tmp_path, signed(extra)) == RECEIPT
@@ -309,7 +308,7 @@ def test_tuples_and_lists_are_the_same_setting(content):
 
 
 def test_the_id_of_a_known_manifest_never_changes(content):
-    assert content(10, 5, 4).manifest.store_id == "PINNED"
+    assert content(10, 5, 4).manifest.store_id == "bddfaa5be21ddc00"
 
 
 def test_fingerprints_depend_on_order_and_boundaries():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(tmp_path, size):
         files[1].unlink()
     else:
         os.truncate(files[1], size)
-    with pytest.raises(CorruptStoreError, match=f"{files[1]} .*Restore this chunk"):
+    with pytest.raises(CorruptStoreError, match=rf"{files[1]} .*Restore this chunk"):
         MappedRows(files, ROWS, WIDTH, "float16")
 
 
@@ -69,7 +70,7 @@ def test_chunk_by_chunk_a_file_is_looked_at_again_when_it_is_opened(tmp_path, ha
         os.truncate(files[1], 10)
     out = np.empty((1, 5), np.float16)
     rows.gather(np.array([0]), out)
-    with pytest.raises(CorruptStoreError, match=f"{files[1]} .*Restore this chunk"):
+    with pytest.raises(CorruptStoreError, match=rf"{files[1]} .*Restore this chunk"):
         rows.gather(np.array([ROWS]), out)
 
 
@@ -103,12 +104,12 @@ def test_mappings_and_descriptors_end_with_the_rows(tmp_path):
     files, _ = _write_chunks(tmp_path, 3)
 
     def held():
-        with open("/proc/self/maps") as maps:
+        with Path("/proc/self/maps").open() as maps:
             return sum(str(tmp_path) in line for line in maps)
 
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     rows = MappedRows(files, ROWS, WIDTH, "float16")
     assert held() == 3
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     del rows
     assert held() == 0

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import kdpipe
 import numpy as np
@@ -39,10 +40,8 @@ SHAPES = st.one_of(
     order=st.permutations(["logits", "ranks"]),
     data=st.data(),
 )
-def test_any_rows_of_any_store_are_what_was_written(
-    tmp_path_factory, make_store, shape, dtype, num_views, order, data
-):
-    num_samples, num_classes, chunk_rows = shape
+def test_any_rows_of_any_store_are_what_was_written(tmp_path_factory, make_store, shape, dtype, num_views, order, data):
+    num_samples, num_classes, _ = shape
     path = tmp_path_factory.mktemp("store") / "a.kd"
     depth = data.draw(st.integers(1, num_classes))
     made = make_store(path, *shape, dtype=dtype, num_views=num_views, arrays=order, rank_depth=depth)
@@ -159,7 +158,7 @@ def test_a_damaged_chunk_is_refused_by_name(tmp_path, make_store, shape, harm):
         file.unlink()
     else:
         os.truncate(file, {"truncated": size - 1, "longer": size + 1, "empty": 0}[harm])
-    with pytest.raises(CorruptStoreError, match="logits/c/0/1/0 .*Restore"):
+    with pytest.raises(CorruptStoreError, match=r"logits/c/0/1/0 .*Restore"):
         open_store(tmp_path / "a.kd").read([0])
     assert open_store(tmp_path / "a.kd").read([0], arrays=["ranks"])["ranks"].shape[0] == 1
 
@@ -217,12 +216,12 @@ def test_a_fresh_process_reads_a_pickled_store(tmp_path, make_store):
 def test_threads_share_a_store(tmp_path, make_store):
     made = make_store(tmp_path / "a.kd", 40, 5, 4)
     store = open_store(tmp_path / "a.kd")
+    expected = made.stored("logits")
     wrong: list[int] = []
 
     def read_blocks(seed):
-        for row in np.random.default_rng(seed).integers(0, 40, 400).tolist():
-            if not np.array_equal(store.read([row])["logits"][0], made.stored("logits")[row]):
-                wrong.append(row)
+        rows = np.random.default_rng(seed).integers(0, 40, 400).tolist()
+        wrong.extend(row for row in rows if not np.array_equal(store.read([row])["logits"][0], expected[row]))
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -244,7 +243,7 @@ def test_many_views_keep_few_files_mapped(tmp_path, make_store, monkeypatch):
     store = open_store(tmp_path / "a.kd")
     for view in [*range(6), 0]:
         np.testing.assert_array_equal(store.read([39], view=view)["logits"], made.stored("logits", view)[[39]])
-        with open("/proc/self/maps") as maps:
+        with Path("/proc/self/maps").open() as maps:
             assert sum(str(tmp_path) in line for line in maps) <= 12
 
 

@@ -26,8 +26,8 @@ from kdpipe.stores import (
     writer,
 )
 from kdpipe.stores.files import file_checksum
-from kdpipe.stores.manifest import InputDigest
 from kdpipe.stores.layout import MANIFEST, array_file, receipt_file, samples_file
+from kdpipe.stores.manifest import InputDigest
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -104,7 +104,7 @@ def test_a_damaged_chunk_is_missing_again_and_is_healed(tmp_path, content, make_
                 file.write(b"\0")
     begun = StoreWriter.open(root, made.manifest, made.classes)
     assert begun.missing_chunks() == [1]
-    with pytest.raises(RefusedError, match="lacks 1 of 3 chunks. Run extract again"):
+    with pytest.raises(RefusedError, match=r"lacks 1 of 3 chunks\. Run extract again"):
         begun.finish()
     assert Manifest.read(root).state == "writing"
     made.write_chunk(begun, 1)
@@ -149,7 +149,9 @@ def test_what_decides_no_number_may_differ(tmp_path, content):
     assert (begun.manifest.batch_size, begun.manifest.note) == (32, "first"), "a store keeps its own"
 
 
-@pytest.mark.parametrize("inside", ["thesis.txt", ".git", "folder/a", None], ids=["file", "hidden", "folder", "no folder"])
+@pytest.mark.parametrize(
+    "inside", ["thesis.txt", ".git", "folder/a", None], ids=["file", "hidden", "folder", "no folder"]
+)
 def test_what_is_not_a_store_is_refused_untouched(tmp_path, content, inside):
     root, made = tmp_path / "a.kd", content()
     file = root / inside if inside else root

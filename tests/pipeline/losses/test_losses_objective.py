@@ -152,7 +152,7 @@ def test_cross_entropy_refuses_labels(labels):
 def test_cross_entropy_in_half_precision():
     student = STUDENT.half().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = CrossEntropy()(dataclasses.replace(BATCH, student_logits=student, labels=LABELS.to(torch.uint8)))
+        loss = CrossEntropy()(dataclasses.replace(BATCH, student_logits=student, labels=LABELS.to(torch.int16)))
     (gradient,) = torch.autograd.grad(loss, student)
     assert loss == F.cross_entropy(STUDENT.half().float(), LABELS)
     assert gradient.dtype == torch.float16

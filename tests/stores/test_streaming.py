@@ -1,0 +1,128 @@
+"""The order of an epoch is a pure function of (seed, epoch, row), the same for ever and everywhere."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdpipe.stores import BatchSampler, UsageError, epoch_order
+from kdpipe.stores.streaming import ORDERS, WINDOW_CHUNKS
+
+SEEDS = st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**64 - 1))
+SUBSETS = st.sets(st.integers(0, 400), max_size=150).map(lambda rows: np.array(sorted(rows), np.int64))
+
+
+def splitmix64_key(row: int, seed: int, stream: int) -> int:
+    """The key of a row in plain integers, from the published finaliser: an independent reading of the format."""
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        return x ^ (x >> 31)
+
+    start = mix((mix(seed % 2**64) + stream) % 2**64)
+    return mix((row * 0x9E3779B97F4A7C15 + start) % 2**64)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(rows=SUBSETS, chunk_rows=st.integers(1, 50), seed=SEEDS, epoch=st.integers(0, 10**6))
+def test_every_row_comes_once(order, rows, chunk_rows, seed, epoch):
+    positions = epoch_order(rows, chunk_rows, order=order, seed=seed, epoch=epoch)
+    assert sorted(positions.tolist()) == list(range(len(rows)))
+
+
+# these lists are part of the format: a change breaks the resumption of runs and every published result
+@pytest.mark.parametrize(
+    ("order", "seed", "epoch", "expected"),
+    [
+        ("random", 0, 0, [0, 3, 5, 7, 19, 9, 6, 11, 2, 17, 16, 13, 14, 15, 12, 18, 8, 1, 10, 4]),
+        ("random", 0, 1, [13, 19, 15, 14, 9, 1, 11, 0, 3, 10, 16, 5, 8, 12, 17, 4, 7, 2, 6, 18]),
+        ("random", 1, 0, [15, 9, 2, 7, 10, 1, 3, 12, 18, 8, 0, 17, 11, 6, 4, 13, 19, 5, 16, 14]),
+        ("chunks", 0, 0, [0, 3, 5, 7, 19, 9, 6, 11, 2, 17, 16, 14, 15, 12, 18, 8, 13, 1, 10, 4]),
+        ("chunks", 0, 1, [13, 19, 15, 14, 9, 1, 3, 16, 5, 8, 12, 17, 7, 2, 6, 18, 11, 0, 10, 4]),
+        ("sequential", 0, 1, list(range(20))),
+    ],
+)
+def test_the_order_never_changes(order, seed, epoch, expected):
+    # one row is one chunk, 20 chunks are two windows
+    assert epoch_order(np.arange(20), 1, order=order, seed=seed, epoch=epoch).tolist() == expected
+
+
+@given(rows=SUBSETS, seed=SEEDS, epoch=st.integers(0, 1000))
+def test_the_order_is_that_of_the_published_keys(rows, seed, epoch):
+    expected = sorted(range(len(rows)), key=lambda place: splitmix64_key(int(rows[place]), seed, 2 * epoch))
+    assert epoch_order(rows, 10, order="random", seed=seed, epoch=epoch).tolist() == expected
+
+
+@given(rows=SUBSETS, chunk_rows=st.integers(1, 9), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_chunks_are_ordered_by_their_keys_and_rows_by_theirs_within_a_window(rows, chunk_rows, seed, epoch):
+    chunks = sorted({int(row) // chunk_rows for row in rows}, key=lambda c: splitmix64_key(c, seed, 2 * epoch + 1))
+    window = {chunk: rank // 16 for rank, chunk in enumerate(chunks)}
+    expected = sorted(
+        range(len(rows)),
+        key=lambda p: (window[int(rows[p]) // chunk_rows], splitmix64_key(int(rows[p]), seed, 2 * epoch)),
+    )
+    assert epoch_order(rows, chunk_rows, order="chunks", seed=seed, epoch=epoch).tolist() == expected
+
+
+@given(rows=SUBSETS, seed=SEEDS, epoch=st.integers(0, 1000))
+def test_a_subset_keeps_the_order_of_the_whole(rows, seed, epoch):
+    whole = epoch_order(np.arange(401), 10, order="random", seed=seed, epoch=epoch)
+    subset = rows[epoch_order(rows, 10, order="random", seed=seed, epoch=epoch)]
+    assert subset.tolist() == whole[np.isin(whole, rows)].tolist()
+
+
+@given(chunk_rows=st.integers(1, 12), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_chunk_order_reads_at_most_16_chunks_at_a_time_each_once(chunk_rows, seed, epoch):
+    rows = np.arange(400)
+    chunks = epoch_order(rows, chunk_rows, order="chunks", seed=seed, epoch=epoch) // chunk_rows
+    first = {int(chunk): np.flatnonzero(chunks == chunk)[0] for chunk in np.unique(chunks)}
+    last = {int(chunk): np.flatnonzero(chunks == chunk)[-1] for chunk in np.unique(chunks)}
+    for place in range(len(rows)):
+        assert sum(first[chunk] <= place <= last[chunk] for chunk in first) <= WINDOW_CHUNKS == 16
+
+
+@pytest.mark.parametrize("order", ["random", "chunks"])
+def test_seed_and_epoch_change_the_order(order):
+    orders = {
+        tuple(epoch_order(np.arange(200), 5, order=order, seed=seed, epoch=epoch).tolist())
+        for seed in range(-2, 4)
+        for epoch in range(6)
+    }
+    assert len(orders) == 36
+
+
+@pytest.mark.parametrize("order", ["random", "chunks"])
+def test_first_places_are_shared_out_evenly(order):
+    firsts = [epoch_order(np.arange(10), 1, order=order, seed=7, epoch=epoch)[0] for epoch in range(2000)]
+    counts = np.bincount(firsts, minlength=10)
+    assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
+
+
+@given(
+    num_rows=st.integers(0, 60),
+    batch_size=st.integers(1, 70),
+    drop_last=st.booleans(),
+    order=st.sampled_from(ORDERS),
+)
+def test_batches_cover_an_epoch_in_its_order(num_rows, batch_size, drop_last, order):
+    rows = np.arange(num_rows) * 3
+    sampler = BatchSampler(rows, 7, batch_size, order=order, seed=3, drop_last=drop_last)
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        streamed = [position for batch in batches for position in batch]
+        expected = epoch_order(rows, 7, order=order, seed=3, epoch=epoch).tolist()
+        kept = num_rows // batch_size * batch_size if drop_last else num_rows
+        assert streamed == expected[:kept]
+        assert all(type(position) is int for position in streamed)
+
+
+def test_wrong_orders_and_batch_sizes_are_refused():
+    with pytest.raises(UsageError, match=r"Unknown order 'radnom'\. Did you mean 'random'"):
+        epoch_order(np.arange(3), 1, order="radnom", seed=0, epoch=0)
+    with pytest.raises(UsageError, match="Known: chunks, random, sequential"):
+        BatchSampler(np.arange(3), 1, 2, order="shuffle")
+    with pytest.raises(UsageError, match="at least 1, not 0"):
+        BatchSampler(np.arange(3), 1, 0)
