@@ -19,10 +19,10 @@ UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types check install clean distclean
+.PHONY: help demo test first-runs lint types check install clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12      the Python a new environment is made with (default: python3)"
 	@echo "  VENV=DIR               the environment to use, an existing one too (default: .venv)"
@@ -44,6 +44,10 @@ lint: install ## ruff (rules and format) and the import contracts
 
 types: install ## pyright over the package and its tests
 	$(PY) -m pyright --pythonpath $(PY)
+
+first-runs: install ## run real teachers on real data; writes docs/first-runs.md (about 20 minutes)
+	$(PIP) install --quiet --group proofs
+	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(PY) benchmarks/first_runs.py
 
 check: test lint types ## all three
 

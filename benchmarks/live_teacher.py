@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from kdpipe.pipeline import ExtractConfig, OptimiserConfig, extract
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.distill import DistillConfig, distill
@@ -25,6 +23,7 @@ from kdpipe.pipeline.teachers import Teacher, load_teacher
 from kdpipe.pipeline.training import Trainer, TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import open_store
+from torch import Tensor
 
 DATA = "digits,split=train,imbalance=10"
 LOSSES = ("kd", "ltkd")

@@ -7,14 +7,13 @@ STORE is a store of the digits, for example the one that `kdpipe demo --out demo
 
 import sys
 
-import torch
-from torch.utils.data import DataLoader
-
 import kdpipe
+import torch
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.inputs import InputDataset
 from kdpipe.pipeline.losses import grkd, ltkd
 from kdpipe.pipeline.views import Preprocessing
+from torch.utils.data import DataLoader
 
 
 class Digits:

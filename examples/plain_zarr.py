@@ -22,13 +22,11 @@ def main(path: str) -> None:
     logits = np.asarray(payload["logits"][0])  # view 0: (samples, classes)
     top1 = logits.argmax(1)
     accuracy = (top1 == samples["label"].to_numpy()).mean()
-    print(
-        f"{manifest['num_samples']} samples, {manifest['num_classes']} classes, teacher {manifest['teacher']['spec']}"
-    )
-    print(f"tail classes: {[n for n, g in zip(*(classes[c].to_pylist() for c in ('name', 'group'))) if g == 'tail']}")
-    print(
-        f"top-1 accuracy of the stored logits: {accuracy:.4f}; the manifest says {manifest['accuracy']['overall']:.4f}"
-    )
+    tail = [row["name"] for row in classes.to_pylist() if row["group"] == "tail"]
+    recorded = manifest["accuracy"]["overall"]
+    print(f"{manifest['num_samples']} samples, teacher {manifest['teacher']['spec']}")
+    print(f"tail classes: {', '.join(tail)}")
+    print(f"top-1 accuracy of the stored logits: {accuracy:.4f}; the manifest says {recorded:.4f}")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,11 @@ def _by_counts(thresholds: str, class_counts: np.ndarray) -> np.ndarray:
 
 def _from_file(path: Path, class_names: Sequence[str]) -> np.ndarray:
     try:
-        reader = pyarrow.csv.read_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.read_table
-        table = reader(path)
+        if path.suffix.lower() == ".csv":  # as text: a class named "007" is not number 7
+            texts = pyarrow.csv.ConvertOptions(column_types={"class": pa.string(), "group": pa.string()})
+            table = pyarrow.csv.read_csv(path, convert_options=texts)
+        else:
+            table = pyarrow.parquet.read_table(path)
         classes = [str(value) for value in table["class"].to_pylist()]
         names = [str(value) for value in table["group"].to_pylist()]
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -86,6 +89,8 @@ def _from_file(path: Path, class_names: Sequence[str]) -> np.ndarray:
             raise unknown(f"class in {path}", class_, list(class_names)[:50])
         if name not in GROUP_NAMES:
             raise unknown(f"group in {path}", name, GROUP_NAMES)
+        if groups[number] not in (-1, GROUP_NAMES.index(name)):
+            raise UsageError(f"The group file {path} puts the class '{class_}' into two groups. Give it one.")
         groups[number] = GROUP_NAMES.index(name)
     if (missing := np.flatnonzero(groups < 0)).size:
         raise UsageError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import safetensors
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -49,7 +50,9 @@ class ModelCard:
     def save(self, module: nn.Module, path: Path) -> None:
         """Write the module's state and this card, whole or not at all."""
         state: dict[str, Any] = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
+            # cloned: safetensors refuses tensors that share memory, such as tied weights
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in module.state_dict().items()
         }
         with replacing(path) as temporary:
             save_file(state, temporary, metadata={_KEY: msgspec.json.encode(self).decode()})

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class RunFolder:
             wanted = msgspec.json.decode(body)
             names = {*found, *wanted} - _FREE
             changed = sorted(name for name in names if found.get(name) != wanted.get(name))
+            if found.keys() != wanted.keys() and not folder.begun:  # many tools call a file config.json
+                raise RefusedError(f"{path} is not the configuration of such a run. Choose another --out.")
             if changed and not folder.begun:
                 write_file(root, CONFIG, body)
             elif changed:
@@ -92,8 +95,11 @@ class RunFolder:
         """The last checkpoint that can be read, or None."""
         for path in reversed(self._checkpoints()):
             try:
+                with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+                    if (damaged := archive.testzip()) is not None:
+                        raise OSError(f"the checksum of {damaged} is wrong")
                 return torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
                 logger.warning("%s cannot be read (%s); going back to the one before.", path, error)
         return None
 

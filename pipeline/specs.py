@@ -1,7 +1,8 @@
 r"""Specs: the short strings that name data, models and losses on the command line.
 
 Grammar: ``NAME[:LOCATION][,key=value]...``. A comma separates only where ``key=`` follows it, so that
-``mean=0.5,0.4,0.3,std=1,1,1`` needs no quoting; a literal comma before ``key=`` is written ``\,``.
+``mean=0.5,0.4,0.3,std=1,1,1`` needs no quoting; a literal comma before ``key=`` is written ``\,``, and a backslash
+right before a comma ``\\``.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import msgspec
 from ..stores.errors import UsageError, unknown
 
 _SECRET = re.compile(r"token|secret|passw|credential|api_?key|signature", re.IGNORECASE)
-_SEPARATOR = re.compile(r"(?<!\\),(?=[A-Za-z_]\w*=)")
+_SEPARATOR = re.compile(r"(\\*),(?=[A-Za-z_]\w*=)")
 
 OptionsT = TypeVar("OptionsT")
 
@@ -41,8 +42,8 @@ class Spec:
         Raises:
             UsageError: the text is empty, or an option is given twice.
         """
-        head, *pairs = _SEPARATOR.split(text)
-        name, _, location = head.replace("\\,", ",").partition(":")
+        head, *pairs = _split(text)
+        name, _, location = head.partition(":")
         if not name.strip():
             raise UsageError(f"The spec '{text}' names nothing. Write NAME:LOCATION,key=value.")
         options: dict[str, str] = {}
@@ -50,13 +51,12 @@ class Spec:
             key, _, value = pair.partition("=")
             if key in options:
                 raise UsageError(f"The spec '{text}' gives '{key}' twice. Give it once.")
-            options[key] = value.replace("\\,", ",")
+            options[key] = value
         return cls(name.strip(), location, options)
 
     def __str__(self) -> str:
         head = f"{self.name}:{self.location}" if self.location else self.name
-        parts = [head, *(f"{key}={value}" for key, value in self.options.items())]
-        return ",".join(re.sub(r",(?=[A-Za-z_]\w*=)", r"\\,", part) for part in parts)
+        return _join([head, *(f"{key}={value}" for key, value in self.options.items())])
 
     def public(self) -> str:
         """The spec as a store may record it: options that look like a secret are left out."""
@@ -88,6 +88,25 @@ class Spec:
         except msgspec.ValidationError as error:
             reason = str(error).removesuffix(".")
             raise UsageError(f"The spec '{self}' cannot be read: {reason}.") from None
+
+
+def _split(text: str) -> list[str]:
+    """The parts between separators, unescaped: of n backslashes before a comma half are meant, an odd one escapes."""
+    parts, start = [], 0
+    for match in _SEPARATOR.finditer(text):
+        if len(match[1]) % 2 == 0:
+            parts.append(text[start : match.end()])
+            start = match.end()
+    halved = [re.sub(r"(\\+),", lambda match: "\\" * (len(match[1]) // 2) + ",", part) for part in parts]
+    last = re.sub(r"(\\+),", lambda match: "\\" * (len(match[1]) // 2) + ",", text[start:])
+    return [*(part.removesuffix(",") for part in halved), last]
+
+
+def _join(parts: list[str]) -> str:
+    """The inverse of :func:`_split`."""
+    *separated, last = (re.sub(r"(\\+),", r"\1\1,", part) for part in [*(f"{part}," for part in parts[:-1]), parts[-1]])
+    escaped = [_SEPARATOR.sub(r"\1\\,", part) for part in [*(part.removesuffix(",") for part in separated), last]]
+    return ",".join(escaped)
 
 
 def _is_tuple(hint: object) -> bool:

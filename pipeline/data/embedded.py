@@ -1,6 +1,8 @@
 """Data sets read from arrays: scikit-learn's digits and Fashion-MNIST's IDX files."""
 
 import gzip
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,8 +69,8 @@ def fashion_mnist(spec: Spec) -> Samples:
     options = spec.into(FashionOptions)
     folder = Path(spec.location or _FASHION_DEFAULT)
     stem = "train" if options.split == "train" else "t10k"
-    images = _read_idx(folder, f"{stem}-images-idx3-ubyte", 16).reshape(-1, 28, 28)
-    labels = _read_idx(folder, f"{stem}-labels-idx1-ubyte", 8).astype(np.int64)
+    images = _read_idx(folder, f"{stem}-images-idx3-ubyte", 3)
+    labels = _read_idx(folder, f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
     return Samples(
         spec=str(spec),
         items=ArrayItems(images),
@@ -79,13 +81,16 @@ def fashion_mnist(spec: Spec) -> Samples:
     )
 
 
-def _read_idx(folder: Path, name: str, header: int) -> np.ndarray:
+def _read_idx(folder: Path, name: str, ndim: int) -> np.ndarray:
     for path, opener in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
         if path.exists():
             try:
                 with opener(path, "rb") as file:
-                    return np.frombuffer(file.read(), np.uint8, offset=header)
-            except (OSError, EOFError, ValueError) as error:
+                    magic, *shape = struct.unpack(f">{1 + ndim}I", file.read(4 + 4 * ndim))
+                    if magic != 0x800 + ndim:
+                        raise ValueError(f"it is not an IDX file of bytes with {ndim} axes")
+                    return np.frombuffer(file.read(), np.uint8).reshape(shape)
+            except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
                 raise UsageError(f"{path} cannot be read: {error}. Fetch it again.") from None
     raise UsageError(
         f"There is no {name}[.gz] in {folder}. Give the folder: fashion-mnist:DIR "

@@ -32,7 +32,7 @@ class ImageFiles:
         path = self._root / self._paths[position].as_py()
         try:
             with Image.open(path) as image:
-                return image.convert("L" if image.mode in ("1", "L", "I;16", "I", "F") else "RGB")
+                return _eight_bits(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadSampleError(
                 f"{path} cannot be read as an image ({error}). Mend or remove it, or give --on-bad-sample skip."
@@ -81,6 +81,15 @@ def folder(spec: Spec) -> Samples:
         labels=np.array(labels, np.int64),
         class_names=tuple(names),
     )
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # 16 bits: Pillow's convert would clip at 255 instead of scaling
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its {image.mode} pixels of 32 bits have no fixed range")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _read_names(path: Path) -> list[str]:

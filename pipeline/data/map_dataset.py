@@ -19,14 +19,26 @@ class MapItems:
     """Raw inputs that are the first element of a map-style data set's items."""
 
     def __init__(self, dataset: Dataset[Any], spec: str) -> None:
-        self._dataset, self._spec = dataset, spec
+        self._dataset, self.spec = dataset, spec
 
     def __getitem__(self, position: int) -> Any:
+        """The input of an item."""
+        return self._part(position, 0)
+
+    def label(self, position: int) -> int:
+        """The label of an item, which is read for it."""
+        label = self._part(position, 1)
         try:
-            return self._dataset[position][0]
+            return int(label)
+        except (TypeError, ValueError):
+            raise UsageError(f"Item {position} of '{self.spec}' has the label {label!r}, not a number.") from None
+
+    def _part(self, position: int, part: int) -> Any:
+        try:
+            return self._dataset[position][part]
         except Exception as error:  # whatever a foreign data set raises, the sample must be named
             raise BadSampleError(
-                f"Item {position} of '{self._spec}' cannot be read ({type(error).__name__}: {error}). "
+                f"Item {position} of '{self.spec}' cannot be read ({type(error).__name__}: {error}). "
                 "Mend it, or give --on-bad-sample skip."
             ) from error
 
@@ -46,7 +58,10 @@ def torchvision_dataset(spec: Spec) -> Samples:
     options = dict(spec.options)
     parameters = named_parameters(import_attribute(location))
     if "split" in options and "split" not in parameters and "train" in parameters:
-        options["train"] = str(options.pop("split") == "train")
+        split = options.pop("split")
+        if split not in ("train", "test"):
+            raise unknown(f"split of {spec.location}", split, ("train", "test"))
+        options["train"] = str(split == "train")
     dataset = call_factory(location, options, {})
     return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
 
@@ -65,13 +80,14 @@ def python_dataset(spec: Spec) -> Samples:
 
 
 def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:
-    labels = _labels(dataset)
+    items = MapItems(dataset, str(spec))
+    labels = _labels(dataset, items)
     names = getattr(dataset, "classes", None)
     if names is None:
         names = range(int(labels.max()) + 1 if len(labels) else 0)
     return Samples(
         spec=str(spec),
-        items=MapItems(dataset, str(spec)),
+        items=items,
         indices=np.arange(len(labels)),
         sample_ids=pa.array(_sample_ids(dataset, prefix), pa.string()),
         labels=labels,
@@ -79,12 +95,18 @@ def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:
     )
 
 
-def _labels(dataset: Any) -> np.ndarray:
+def _labels(dataset: Any, items: MapItems) -> np.ndarray:
     for name in ("targets", "labels", "_labels"):
         labels = getattr(dataset, name, None)
         if labels is not None:
-            return np.asarray(labels, np.int64)
-    return np.array([int(dataset[position][1]) for position in range(len(dataset))], np.int64)
+            try:
+                numbers = np.asarray(labels)
+                if numbers.ndim == 1 and (numbers == numbers.astype(np.int64)).all():
+                    return numbers.astype(np.int64)
+            except (TypeError, ValueError):
+                pass
+            raise UsageError(f"The `{name}` of '{items.spec}' are not one class number for each sample.")
+    return np.array([items.label(position) for position in range(len(dataset))], np.int64)
 
 
 def _sample_ids(dataset: Any, prefix: str) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,8 +61,10 @@ class LongTail:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.imbalance < 1:
+        if not (math.isfinite(self.imbalance) and self.imbalance >= 1):
             raise UsageError(f"imbalance={self.imbalance} must be at least 1 (largest class / smallest class).")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} must be 0 or above.")
         if self.max_per_class is not None and self.max_per_class < 1:
             raise UsageError(f"max_per_class={self.max_per_class} must be at least 1.")
 

@@ -4,7 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kdpipe
@@ -217,23 +217,18 @@ def test_threads_share_a_store(tmp_path, make_store):
     made = make_store(tmp_path / "a.kd", 40, 5, 4)
     store = open_store(tmp_path / "a.kd")
     expected = made.stored("logits")
-    wrong: list[int] = []
 
-    def read_blocks(seed):
+    def wrong_rows(seed):
         rows = np.random.default_rng(seed).integers(0, 40, 400).tolist()
-        wrong.extend(row for row in rows if not np.array_equal(store.read([row])["logits"][0], expected[row]))
+        return [row for row in rows if not np.array_equal(store.read([row])["logits"][0], expected[row])]
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=read_blocks, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(wrong_rows, range(4))) == [[], [], [], []]
     finally:
         sys.setswitchinterval(interval)
-    assert wrong == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the mappings of the process")
