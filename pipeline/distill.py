@@ -19,6 +19,7 @@ import torch
 from .. import __version__
 from ..stores import Accuracy, BatchSampler, MismatchError, Store, UsageError, open_store
 from ..stores.manifest import fingerprint
+from ..stores.streaming import class_mixing
 from .alignment import check_alignment
 from .data import Samples, load_data
 from .data.samples import ArrayItems
@@ -37,6 +38,8 @@ from .training import Trainer, TrainingData, evaluate
 from .views import Preprocessing
 
 logger = logging.getLogger(__name__)
+
+_WELL_MIXED = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +210,11 @@ def _training_data(
         logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
     targets = StoreTargets(store, joined, objective, len(samples))
     temperature = objective.group_mass_temperature
+    sampler = _sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, objective))
+    _report_mixing(store, sampler, samples.labels[joined.positions])
     return TrainingData(
         dataset=dataset,
-        sampler=_sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, objective)),
+        sampler=sampler,
         positions=joined.positions,
         targets=targets,
         class_groups=store.class_groups,
@@ -237,6 +242,16 @@ def _report_left_out(store: Store, samples: Samples, num_joined: int) -> None:
         logger.warning(
             "%d of %d samples are not in %s and are left out.", len(samples) - num_joined, len(samples), store.path
         )
+
+
+def _report_mixing(store: Store, sampler: BatchSampler, labels: np.ndarray) -> None:
+    """Warn where streaming by chunks meets rows that are sorted by label."""
+    if sampler.order != "chunks" or (mixing := class_mixing(sampler, labels)) >= _WELL_MIXED:
+        return
+    logger.warning(
+        "%s is sorted by label: batches streamed by chunks hold %.0f %% of the classes that shuffled ones would. "
+        "Extract with --order shuffled, or train with --order random.", store.path, 100 * mixing,
+    )  # fmt: skip
 
 
 def _resolved(

@@ -101,9 +101,9 @@ class Preprocessing:
 
     def one(self, raw: Any) -> Any:
         """The tensor for one raw input: (channels, H, W) float32; inputs that are not images pass unchanged."""
-        if not (isinstance(raw, Tensor) or _is_pil(raw)):
-            return torch.from_numpy(raw) if isinstance(raw, np.ndarray) else raw
-        image = raw
+        image = torch.from_numpy(raw) if isinstance(raw, np.ndarray) else raw
+        if not (isinstance(image, Tensor) or _is_pil(image)):
+            return image
         if self.resize is not None:
             image = F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
         if self.crop is not None:
@@ -123,8 +123,9 @@ class Preprocessing:
             return image
         if self.mean == (0.0,) and self.std == (1.0,):
             return image
-        mean = torch.tensor(self.mean, dtype=image.dtype).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=image.dtype).view(-1, 1, 1)
+        axes = (-1, 1, 1) if image.ndim >= 3 else (-1,)
+        mean = torch.tensor(self.mean, dtype=image.dtype).view(axes)
+        std = torch.tensor(self.std, dtype=image.dtype).view(axes)
         return (image - mean) / std
 
     def _with_channels(self, image: Tensor) -> Tensor:

@@ -100,6 +100,19 @@ class BatchSampler:
             yield positions[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
 
+def class_mixing(sampler: BatchSampler, labels: np.ndarray) -> float:
+    """How many classes a batch holds, as a fraction of what a true shuffle would give: about 1 is well mixed.
+
+    Args:
+        sampler: its current epoch is measured.
+        labels: (M,) the label of every position.
+    """
+    shares = np.bincount(labels) / len(labels)
+    expected = float((1 - (1 - shares) ** sampler.batch_size).sum())
+    found = [len(np.unique(labels[batch])) for batch in sampler if len(batch) == sampler.batch_size]
+    return float(np.mean(found)) / expected if found else 1.0
+
+
 def _keys(values: np.ndarray, seed: int, stream: int) -> np.ndarray:
     start = _mix(_mix(np.array([seed % 2**64], np.uint64)) + np.uint64(stream))
     return _mix(values.astype(np.uint64) * _GOLDEN + start)

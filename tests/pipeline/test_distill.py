@@ -80,6 +80,32 @@ def test_chunk_order_needs_no_store_in_memory(store: Path, tmp_path: Path) -> No
     assert result.trained
 
 
+def test_a_label_sorted_store_streamed_by_chunks_is_warned_about(
+    tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from PIL import Image
+
+    for label in range(40):
+        folder = tmp_path / "sorted" / f"{label:02d}"
+        folder.mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (8, 8), 6 * label + number % 4).save(folder / f"{number}.png")
+    data = f"folder:{tmp_path / 'sorted'}"
+    distill(DistillConfig(student="kdpipe:convnet_tiny", data=data, out=tmp_path / "t", epochs=1, workers=0))
+    weights = f"kdpipe:convnet_tiny,weights={tmp_path / 't' / 'student.safetensors'}"
+    for order in ("dataset", "shuffled"):
+        kd = tmp_path / f"{order}.kd"
+        extract(ExtractConfig(data=data, teacher=weights, out=kd, chunk_rows=4, order=order, workers=0))
+        caplog.clear()
+        distill(
+            DistillConfig(
+                student="kdpipe:convnet_tiny", store=kd, loss=("kd",), epochs=1, batch_size=32, order="chunks",
+                workers=0, out=tmp_path / f"run-{order}",
+            )
+        )  # fmt: skip
+        assert ("sorted by label" in caplog.text) == (order == "dataset")
+
+
 def test_validation_classes_must_agree(store: Path, tmp_path: Path) -> None:
     (tmp_path / "val" / "zero").mkdir(parents=True)
     from PIL import Image
