@@ -6,7 +6,6 @@ ARGS ?=
 
 PY := $(VENV)/bin/python
 PACKAGE := __init__.py __main__.py py.typed cli pipeline stores
-CODE := $(PACKAGE) tests $(wildcard examples benchmarks)
 INSTALLED := $(VENV)/.kdpipe-installed
 LINKED := $(VENV)/.kdpipe-linked
 
@@ -62,7 +61,7 @@ $(INSTALLED): pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 || { \
 		command -v $(PYTHON) >/dev/null || { echo "kdpipe: no $(PYTHON) here; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 1; }; \
 		$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kdpipe: needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another: make PYTHON=..." % sys.version_info[:2])' && \
-		$(PYTHON) -m venv --clear $(VENV); }
+		$(PYTHON) -m venv $(if $(filter .venv,$(VENV)),--clear) $(VENV); }
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	@$(UNLINK)
 	$(PIP) install $(if $(wildcard $@),--quiet) --group dev $(EDITABLE)

@@ -4,6 +4,7 @@ data set -> samples with stable ids -> input tensors -> teacher's logits -> chun
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from .. import __version__
 from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
+from ..stores.claims import ChunkClaims
 from ..stores.errors import unknown
 from ..stores.layout import default_chunk_rows, samples_file
 from ..stores.manifest import Accuracy
@@ -30,6 +32,8 @@ from .views import Preprocessing
 from .worker import ChunkWorker
 
 logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +145,36 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
     if writer.complete:
         return ExtractResult(manifest=writer.manifest, computed=0)
 
-    missing = writer.missing_chunks()
     batch_size = config.batch_size or writer.manifest.batch_size
     worker = ChunkWorker(samples, teacher, writer, groups, batch_size=batch_size, num_workers=workers)
-    found = len(samples) - sum(len(writer.manifest.grid.rows(chunk)) for chunk in missing)
-    computed = 0
-    for computed in worker.run(missing):
-        on_progress(Progress(found=found, computed=computed, total=len(samples)))
+    computed = _make_missing_chunks(worker, writer, on_progress)
     manifest = writer.finish(_teacher_accuracy(writer, groups))
     return ExtractResult(manifest=manifest, computed=computed)
+
+
+def _make_missing_chunks(worker: ChunkWorker, writer: StoreWriter, on_progress: Callable[[Progress], None]) -> int:
+    """Make every chunk that is missing and that no other process is making; wait for those that are.
+
+    Returns the number of samples computed here.
+    """
+    grid, total = writer.manifest.grid, writer.manifest.num_samples
+    claims = ChunkClaims(writer.root)
+    computed, said = 0, False
+    try:
+        while missing := writer.missing_chunks():
+            found = total - computed - sum(len(grid.rows(chunk)) for chunk in missing)
+            before = computed
+            for count in worker.run(missing, claims):
+                computed = before + count
+                on_progress(Progress(found=found, computed=computed, total=total))
+            if computed == before:
+                if not said and (others := claims.others(missing)):
+                    logger.warning("waiting for chunks that another process is making: %s", others[0])
+                    said = True
+                time.sleep(_WAIT_SECONDS)
+    finally:
+        claims.release_all()
+    return computed
 
 
 def _try_once(teacher: Teacher, samples: Samples) -> None:

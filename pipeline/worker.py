@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..stores import Receipt, StoreWriter
+from ..stores import StoreWriter
+from ..stores.claims import ChunkClaims
 from ..stores.errors import BadLogitsError
 from ..stores.manifest import InputDigest
 from ..stores.tables import SAMPLES_SCHEMA
@@ -68,8 +69,8 @@ class ChunkWorker:
         self._batch_size, self._num_workers = batch_size, num_workers
         self._arrays = {array.name: array for array in writer.manifest.arrays}
 
-    def run(self, chunks: Sequence[int]) -> Iterator[int]:
-        """Make the chunks, one after the other; gives the number of samples computed, after every batch.
+    def run(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[int]:
+        """Make those of the chunks that can be claimed; gives the number of samples computed, after every batch.
 
         A chunk is written by a thread while the teacher works on the next one; at most two are in memory. All
         are on disk when the iterator ends.
@@ -82,28 +83,39 @@ class ChunkWorker:
         grid = self._writer.manifest.grid
         digested = {int(row) for chunk in chunks for row in digest_rows(grid.rows(chunk))}
         dataset = InputDataset(self._samples, self._teacher.preprocessing, digested)
-        pinned = self._teacher.device.type == "cuda"
-        batches = load_batches(dataset, self._plan(chunks), num_workers=self._num_workers, pin_memory=pinned)
+        batches = load_batches(
+            dataset,
+            self._plan(chunks, claims),
+            num_workers=self._num_workers,
+            pin_memory=self._teacher.device.type == "cuda",
+        )
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kdpipe-write") as thread:
-            writing: Future[Receipt] | None = None
+            writing: Future[None] | None = None
+            chunk: _Chunk | None = None
             computed = 0
-            for number in chunks:
-                chunk = self._new_chunk(number)
-                while chunk.filled < len(chunk.rows):
-                    computed += self._add(chunk, next(batches))
-                    yield computed
-                if writing is not None:
-                    writing.result()
-                writing = thread.submit(self._write, chunk)
+            for batch in batches:
+                chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
+                computed += self._add(chunk, batch)
+                claims.renew()
+                yield computed
+                if chunk.filled == len(chunk.rows):
+                    if writing is not None:
+                        writing.result()
+                    writing, chunk = thread.submit(self._write, chunk, claims), None
             if writing is not None:
                 writing.result()
 
-    def _plan(self, chunks: Sequence[int]) -> list[list[int]]:
-        """The positions of every batch."""
-        grid, size = self._writer.manifest.grid, self._batch_size
-        return [
-            list(rows[start : start + size]) for rows in map(grid.rows, chunks) for start in range(0, len(rows), size)
-        ]
+    def _plan(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[list[int]]:
+        """The positions of every batch; a chunk is claimed when its first batch is asked for."""
+        for chunk in chunks:
+            if not claims.take(chunk):
+                continue
+            if self._writer.is_whole(chunk):  # another process has made it since we looked
+                claims.release(chunk)
+                continue
+            rows = self._writer.manifest.grid.rows(chunk)
+            for start in range(0, len(rows), self._batch_size):
+                yield list(rows[start : start + self._batch_size])
 
     def _new_chunk(self, number: int) -> _Chunk:
         rows = self._writer.manifest.grid.rows(number)
@@ -168,13 +180,12 @@ class ChunkWorker:
     def _precision_hint(self) -> str:
         return "" if self._teacher.precision == "fp32" else ", or try --precision fp32"
 
-    def _write(self, chunk: _Chunk) -> Receipt:
+    def _write(self, chunk: _Chunk, claims: ChunkClaims) -> None:
         first_view = self._writer.manifest.grid.view(chunk.number) == 0
         inputs = [InputDigest(row=row, digest=digest) for row, digest in sorted(chunk.digests.items())]
         arrays = {"logits": chunk.logits, "ranks": chunk.ranks}
-        return self._writer.write_chunk(
-            chunk.number, arrays, self._samples_table(chunk) if first_view else None, inputs
-        )
+        self._writer.write_chunk(chunk.number, arrays, self._samples_table(chunk) if first_view else None, inputs)
+        claims.release(chunk.number)
 
     def _samples_table(self, chunk: _Chunk) -> pa.Table:
         rows = slice(chunk.rows.start, chunk.rows.stop)

@@ -1,8 +1,11 @@
 """Files that are whole or absent: temporary name, fsync, rename, fsync of the folder; and their checksums."""
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +18,19 @@ from .errors import CorruptStoreError
 
 _TEMPORARY = ".tmp"
 _BLOCK = 1 << 22
+_MADE_BY = re.compile(r"~(?P<host>[^~]*)@(?P<pid>\d{1,10})-[0-9a-f]{8}\.tmp$")
+# a temporary file of another host: nobody writes one file for a day
+_ABANDONED_SECONDS = 86_400.0
 
 RelativePath = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")]
 Checksum = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
+
+
+def _no_step(step: str, path: Path) -> None:
+    """What happens at a step of writing a file: nothing, outside the tests that kill a writer there."""
+
+
+on_step: Callable[[str, Path], None] = _no_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,16 @@ class FileRecord:
         if size != self.bytes:
             raise CorruptStoreError(f"{path} has {size} bytes, its record says {self.bytes}. Restore it.")
 
+    def is_met(self, root: Path) -> bool:
+        """Whether the file is there with the recorded bytes."""
+        path = root / self.path
+        return path.is_file() and path.stat().st_size == self.bytes and file_checksum(path) == self.checksum
+
+
+def record_of(relative: str, data: bytes | memoryview) -> FileRecord:
+    """The record of a file with this content."""
+    return FileRecord(path=relative, bytes=memoryview(data).nbytes, checksum=checksum(data))
+
 
 def checksum(data: bytes | memoryview) -> str:
     """The checksum of ``data``: XXH3 with 128 bits, as ``xxh3-128:<hex>``."""
@@ -65,33 +88,60 @@ def write_file(root: Path, relative: str, data: bytes | memoryview) -> FileRecor
     path = root / relative
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
-    return FileRecord(path=relative, bytes=memoryview(data).nbytes, checksum=checksum(data))
+    return record_of(relative, data)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path``, durably, when the block ends; an exception removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    mark = f"{socket.gethostname()}@{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}~{mark}{_TEMPORARY}")
     try:
         yield temporary
+        on_step("written", path)
         _fsync(temporary)
+        on_step("synced", path)
         temporary.replace(path)
+        on_step("renamed", path)
         _fsync(path.parent)
+        on_step("durable", path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def remove_temporaries(root: Path) -> None:
-    """Remove what killed writers left under ``root``. Call it only while no writer is at work there."""
+    """Remove what killed writers left under ``root``; files of a living writer are left alone."""
     for path in root.rglob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if _is_abandoned(path):
+            path.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a killed writer left this file."""
+    """Whether a writer left this file, or is writing it."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    made = _MADE_BY.search(temporary.name)
+    if made is not None and made["host"] == socket.gethostname():
+        return int(made["pid"]) == os.getpid() or not is_alive(int(made["pid"]))
+    try:
+        return time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS
+    except OSError:
+        return False  # gone already
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this host has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fsync(path: Path) -> None:

@@ -7,6 +7,8 @@ CLASSES = "classes.parquet"
 PAYLOAD = "payload.zarr"
 SAMPLES = "samples"
 RECEIPTS = "receipts"
+LOCKS = "locks"
+QUARANTINE = "quarantine"
 
 DEFAULT_CHUNK_ROWS = 4096
 _MAX_CHUNK_BYTES = 32_000_000

@@ -1,7 +1,9 @@
 """The payload as plain Zarr v3: metadata documents made by zarr-python, chunk files as C-order bytes."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from .layout import PAYLOAD
@@ -40,6 +42,15 @@ def metadata_documents(manifest: Manifest) -> dict[str, bytes]:
         )
     names = ["zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays)]
     return {f"{PAYLOAD}/{name}": documents[name].to_bytes() for name in names}
+
+
+def payload_store_id(root: Path) -> str | None:
+    """The store id that the payload's metadata carries; None where there is no such payload."""
+    try:
+        document = msgspec.json.decode((root / PAYLOAD / "zarr.json").read_bytes(), type=dict[str, Any])
+        return document["attributes"]["kdpipe"]["store_id"]
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def chunk_bytes(array: ArrayInfo, values: np.ndarray, chunk_rows: int) -> memoryview:

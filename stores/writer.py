@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from . import manifest as manifests
+from .claims import living_claims
 from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
-from .files import checksum, is_temporary, remove_temporaries, write_file
+from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
 from .layout import CLASSES, MANIFEST, RECEIPTS, array_file, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
-from .payload import chunk_bytes, metadata_documents
+from .payload import chunk_bytes, metadata_documents, payload_store_id
 from .tables import to_parquet
 
 
@@ -41,19 +42,12 @@ class StoreWriter:
             RefusedError: something that is not a store is there.
         """
         if (root / MANIFEST).exists():
-            found = Manifest.read(root)
-            changed = manifests.differences(found, manifest)
-            if changed and (found.state == "complete" or any((root / RECEIPTS).glob("*.json"))):
-                raise MismatchError(
-                    f"{root} is a store made with other settings ({', '.join(changed)} differ). "
-                    "Choose another --out, or give the settings it was begun with."
-                )
-            # a store without any chunk holds nothing: begin anew
-            manifest = manifest if changed else found
-        elif root.exists() and (not root.is_dir() or not all(map(is_temporary, root.iterdir()))):
+            manifest = _agreed(root, Manifest.read(root), manifest)
+        elif _is_foreign(root, manifest):
             raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
         writer = cls(root, manifest)
         if manifest.state == "writing":
+            remove_temporaries(root)
             writer._write_skeleton(classes)
         return writer
 
@@ -64,7 +58,18 @@ class StoreWriter:
 
     def missing_chunks(self) -> list[int]:
         """The chunks that have no valid receipt, or a file of another size than their receipt says."""
-        return [chunk for chunk in range(self.manifest.grid.num_chunks) if not self._is_whole(chunk)]
+        return [chunk for chunk in range(self.manifest.grid.num_chunks) if not self.is_whole(chunk)]
+
+    def is_whole(self, chunk: int) -> bool:
+        """Whether a chunk has a valid receipt, and files of the sizes that it says."""
+        if not (self.root / receipt_file(chunk)).exists():
+            return False
+        try:
+            for record in Receipt.read(self.root, self.manifest.grid, chunk).files:
+                record.check_size(self.root)
+        except CorruptStoreError:
+            return False
+        return True
 
     def write_chunk(
         self,
@@ -122,14 +127,16 @@ class StoreWriter:
         return finished
 
     def _write_skeleton(self, classes: pa.Table) -> None:
-        """Manifest, class table and Zarr metadata: the same bytes each time, so a resume may write them again."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self.root)
+        """Manifest, class table and Zarr metadata, where they are not there as they should be."""
         documents = {CLASSES: to_parquet(classes), **metadata_documents(self.manifest)}
-        self.manifest.write(self.root)
-        records = tuple(write_file(self.root, name, data) for name, data in documents.items())
-        self.manifest = manifests.replace(self.manifest, files=records)
-        self.manifest.write(self.root)
+        records = tuple(record_of(name, data) for name, data in documents.items())
+        begun = manifests.replace(self.manifest, files=records)
+        if not (self.root / MANIFEST).exists() or begun != Manifest.read(self.root):
+            begun.write(self.root)
+        for record in records:
+            if not record.is_met(self.root):
+                write_file(self.root, record.path, documents[record.path])
+        self.manifest = begun
 
     def _check_chunk(self, chunk: int, arrays: Mapping[str, np.ndarray], samples: pa.Table | None) -> None:
         grid = self.manifest.grid
@@ -143,16 +150,6 @@ class StoreWriter:
         if (samples is None) != (grid.view(chunk) > 0) or (samples is not None and len(samples) != rows):
             raise UsageError(f"Chunk {chunk} needs a samples table of {rows} rows if of view 0, else none.")
 
-    def _is_whole(self, chunk: int) -> bool:
-        if not (self.root / receipt_file(chunk)).exists():
-            return False
-        try:
-            for record in Receipt.read(self.root, self.manifest.grid, chunk).files:
-                record.check_size(self.root)
-        except CorruptStoreError:
-            return False
-        return True
-
 
 def receipts_checksum(root: Path, manifest: Manifest) -> str:
     """The checksum over all receipts, in chunk order: it names the content of the store."""
@@ -163,3 +160,34 @@ def receipts_checksum(root: Path, manifest: Manifest) -> str:
 def timestamp() -> str:
     """Now, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _agreed(root: Path, found: Manifest, wanted: Manifest) -> Manifest:
+    """The manifest to go on with: the one that is there, unless it is of a store without any chunk.
+
+    Raises:
+        MismatchError: the store there was made, or is being made, with other settings.
+    """
+    changed = manifests.differences(found, wanted)
+    if not changed:
+        return found
+    if found.state == "complete" or any((root / RECEIPTS).glob("*.json")) or living_claims(root):
+        raise MismatchError(
+            f"{root} is a store made with other settings ({', '.join(changed)} differ). "
+            "Choose another --out, or give the settings it was begun with."
+        )
+    return wanted
+
+
+def _is_foreign(root: Path, wanted: Manifest) -> bool:
+    """Whether a folder without a manifest holds something else than the store that is wanted.
+
+    A store that has lost its manifest is known by the id in its Zarr metadata.
+    """
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        return True
+    if all(map(is_temporary, root.iterdir())):
+        return False
+    return payload_store_id(root) != wanted.store_id

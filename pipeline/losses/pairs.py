@@ -3,6 +3,8 @@
 # Shapes: B batch, C classes, K ranks of a block, N classes below the block's first.
 # Inside, the batch is the last dimension: (C, B), (K, N, B). Every slice of classes is then contiguous.
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -61,16 +63,21 @@ def pair_losses(
         torch.sub(scores[below], scores[first : first + num_ranks, None], out=x)
         _drop_pairs(x, None if ties is None else ties[below], longest_tie)
 
-        losses[below] += torch.clamp_min(x, 0, out=y).sum(0)
-        factors[below] *= torch.abs(x, out=y).sigmoid_().prod(0)
+        losses[below].add_(_over_ranks(torch.sum, torch.clamp_min(x, 0, out=y)))
+        factors[below].mul_(_over_ranks(torch.prod, torch.abs(x, out=y).sigmoid_()))
         if gradient is not None:
             x.sigmoid_()
-            gradient[first : first + num_ranks] -= x.sum(1)
-            gradient[below] += x.sum(0)
+            gradient[first : first + num_ranks].sub_(x.sum(1))
+            gradient[below].add_(_over_ranks(torch.sum, x))
         first += num_ranks
 
     losses -= factors.log_()
     return losses.sum(0), None if gradient is None else gradient.t()
+
+
+def _over_ranks(reduce: Callable[..., Tensor], block: Tensor) -> Tensor:
+    """Reduce (K, N, B) to (N, B), without a copy where K is 1."""
+    return block[0] if len(block) == 1 else reduce(block, dim=0)
 
 
 def _drop_pairs(x: Tensor, ties: Tensor | None, longest_tie: int) -> None:

@@ -22,7 +22,14 @@ def groups_of(rule: str, names: list[str] = NAMES) -> list[str]:
 
 @pytest.mark.parametrize(
     ("num_classes", "sizes"),
-    [(100, [33, 34, 33]), (200, [66, 68, 66]), (1000, [330, 340, 330]), (2, [1, 0, 1]), (3, [1, 1, 1]), (10, [3, 4, 3])],
+    [
+        (100, [33, 34, 33]),
+        (200, [66, 68, 66]),
+        (1000, [330, 340, 330]),
+        (2, [1, 0, 1]),
+        (3, [1, 1, 1]),
+        (10, [3, 4, 3]),
+    ],
 )
 def test_thirds_have_the_sizes_of_the_paper(num_classes: int, sizes: list[int]) -> None:
     counts = np.random.default_rng(0).permutation(np.arange(num_classes) + 5)

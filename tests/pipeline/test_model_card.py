@@ -28,7 +28,9 @@ class Tied(nn.Module):
         self.register_buffer("turned", self.first.weight.detach().t())
 
 
-@pytest.mark.parametrize("module", [nn.BatchNorm2d(4), nn.Conv2d(1, 2, 3).to(memory_format=torch.channels_last), Tied()])
+@pytest.mark.parametrize(
+    "module", [nn.BatchNorm2d(4), nn.Conv2d(1, 2, 3).to(memory_format=torch.channels_last), Tied()]
+)
 def test_card_and_weights_are_read_back(tmp_path: Path, module: nn.Module) -> None:
     path = tmp_path / "deep" / "student.safetensors"
     CARD.save(module, path)

@@ -91,7 +91,9 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
         Spec.parse("image,sise=3").into(Options)
 
 
-@pytest.mark.parametrize("key", ["token", "HF_TOKEN", "secret", "password", "passwd", "api_key", "APIKEY", "credentials"])
+@pytest.mark.parametrize(
+    "key", ["token", "HF_TOKEN", "secret", "password", "passwd", "api_key", "APIKEY", "credentials"]
+)
 def test_secrets_stay_out_of_the_public_text(key: str) -> None:
     assert Spec.parse(f"hf:name,split=train,{key}=abc123,n=1").public() == "hf:name,split=train,n=1"
 

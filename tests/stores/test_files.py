@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -110,7 +111,11 @@ def test_two_writers_of_one_file_leave_one_of_the_two(tmp_path):
 
 def test_only_temporary_files_are_removed(tmp_path):
     kept = [tmp_path / ".hidden", tmp_path / "a.tmp", tmp_path / "a/b"]
-    for path in [*kept, tmp_path / "a/.b.1-0a.tmp"]:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    living = tmp_path / f"a/.b~{socket.gethostname()}@1-0123abcd.tmp"
+    kept.append(living)
+    for path in [*kept, tmp_path / f"a/.b~{socket.gethostname()}@{dead.pid}-0123abcd.tmp"]:
         path.parent.mkdir(exist_ok=True)
         path.touch()
     remove_temporaries(tmp_path)

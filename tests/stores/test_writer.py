@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_an_empty_folder_becomes_a_store(tmp_path, content):
 
 def test_a_kill_before_the_first_manifest_does_not_bar_the_folder(tmp_path, content):
     (tmp_path / "a.kd").mkdir()
-    (tmp_path / "a.kd" / ".manifest.json.123-00ff00ff.tmp").write_bytes(b"{")
+    (tmp_path / "a.kd" / f".manifest.json~{socket.gethostname()}@99999999-00ff00ff.tmp").write_bytes(b"{")
     content().write(tmp_path / "a.kd").finish()
     assert not list((tmp_path / "a.kd").rglob(".*"))
 
@@ -191,7 +192,7 @@ def test_what_killed_writers_left_is_removed_on_resume(tmp_path, content):
     made.write(root, chunks=[0])
     for folder in (root, root / "receipts", root / "payload.zarr/logits/c/0/1"):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".0.99-0123abcd.tmp").write_bytes(b"half")
+        (folder / f".0~{socket.gethostname()}@99999999-0123abcd.tmp").write_bytes(b"half")
     begun = StoreWriter.open(root, made.manifest, made.classes)
     assert begun.missing_chunks() == [1, 2]
     assert not list(root.rglob(".*"))
@@ -319,7 +320,7 @@ def test_a_writer_killed_anywhere_loses_at_most_its_chunk(tmp_path, content, mak
         digests = [InputDigest(row=rows.start, digest="blake2b:00")]
         chunks.append((arrays, made.samples.slice(rows.start, len(rows)), digests))
     done: list[int] = []
-    for kill_at in (0, 1, 3, 17, 21, 23, 10**6):
+    for kill_at in (0, 1, 3, 9, 13, 15, 10**6):
         child = subprocess.run(
             [sys.executable, "-c", KILLED_WRITER],
             input=pickle.dumps((root, made.manifest, made.classes, chunks, kill_at)),
