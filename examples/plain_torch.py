@@ -35,12 +35,13 @@ def main(path: str) -> None:
     store = kdpipe.open_store(path)
     joined = store.join(Digits())  # by sample id: order and length of the data set do not matter
     sampler = joined.batch_sampler(64, seed=0)
-    loader = DataLoader(joined, batch_sampler=sampler)
+    loader: DataLoader = DataLoader(joined, batch_sampler=sampler)  # pyright: ignore[reportArgumentType]
 
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
     groups = torch.from_numpy(store.class_groups)
     for epoch in range(5):
+        loss = torch.tensor(0.0)
         sampler.set_epoch(epoch)
         for images, labels, rows in loader:
             teacher = store.read(rows.numpy(), arrays=("logits", "ranks"))

@@ -19,7 +19,7 @@ def main(path: str) -> None:
     samples = pq.read_table(store / "samples")  # all files of the folder, in row order
     classes = pq.read_table(store / "classes.parquet")
 
-    logits = np.asarray(payload["logits"][0])  # view 0: (samples, classes)
+    logits = np.asarray(payload["logits"])[0]  # view 0: (samples, classes)
     top1 = logits.argmax(1)
     accuracy = (top1 == samples["label"].to_numpy()).mean()
     tail = [row["name"] for row in classes.to_pylist() if row["group"] == "tail"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -106,9 +107,7 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
 
 
 def _library_cause(store: Store) -> str:
-    import torchvision
-
-    then, now = store.manifest.teacher.libraries.get("torchvision", "unknown"), torchvision.__version__
+    then, now = store.manifest.teacher.libraries.get("torchvision", "unknown"), version("torchvision")
     if then != now:
         return f"another version of the image libraries (torchvision {then} then, {now} now)"
     return "images that were changed or re-encoded since"

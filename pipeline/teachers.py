@@ -2,10 +2,10 @@
 
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from ..stores.errors import BadLogitsError, KdpipeError, MismatchError, UsageError
@@ -93,7 +93,7 @@ def load_teacher(
         spec=parsed.public(),
         checksum=_checksum(parsed, module),
         num_parameters=parameter_count(module),
-        libraries={"torch": str(torch.__version__), "torchvision": torchvision.__version__},
+        libraries={"torch": str(torch.__version__), "torchvision": version("torchvision")},
     )
     module.requires_grad_(requires_grad=False)
     return Teacher(module.to(device), known or _published(loaded) or expected, info, device, precision)

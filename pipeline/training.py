@@ -143,7 +143,7 @@ class Trainer:
         speed = self.totals.samples / max(self.totals.seconds, 1e-9)
         seconds = self.totals.seconds
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, EpochTotals()
-        return {**means, "lr": self._schedule.get_last_lr()[0], "seconds": seconds, "images_per_second": speed}
+        return {**means, "lr": float(self._schedule.get_last_lr()[0]), "seconds": seconds, "images_per_second": speed}
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         inputs = batch.inputs.to(self.device, non_blocking=True)
@@ -179,7 +179,7 @@ class Trainer:
             "totals": vars(self.totals),
             "student": self.student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "schedule": {"last_epoch": self._schedule.last_epoch, "_step_count": self._schedule._step_count},
+            "schedule": {n: getattr(self._schedule, n) for n in ("last_epoch", "_step_count", "_last_lr")},
             "scaler": self._scaler.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "rng": torch.get_rng_state(),

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from ..stores.errors import UsageError, unknown
 from .specs import Spec
@@ -105,10 +103,12 @@ class Preprocessing:
         if not (isinstance(image, Tensor) or _is_pil(image)):
             return image
         if self.resize is not None:
-            image = F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+            functional = _functional()
+            mode = functional.InterpolationMode(self.interpolation)
+            image = functional.resize(image, [self.resize], mode, antialias=True)
         if self.crop is not None:
-            image = F.center_crop(image, [self.crop])
-        return self._normalise(F.pil_to_tensor(image) if _is_pil(image) else image)
+            image = _functional().center_crop(image, [self.crop])
+        return self._normalise(_functional().pil_to_tensor(image) if _is_pil(image) else image)
 
     def batch(self, raw_BCHW: Tensor) -> Tensor:
         """The tensors for raw inputs of one size, bit for bit what :meth:`one` gives: (B, channels, H, W)."""
@@ -131,7 +131,8 @@ class Preprocessing:
     def _with_channels(self, image: Tensor) -> Tensor:
         if self.channels is None or image.shape[-3] == self.channels:
             return image
-        return F.grayscale_to_rgb(image) if self.channels == 3 else F.rgb_to_grayscale(image)
+        functional = _functional()
+        return functional.grayscale_to_rgb(image) if self.channels == 3 else functional.rgb_to_grayscale(image)
 
 
 def input_digest(tensor: Tensor) -> str:
@@ -140,6 +141,12 @@ def input_digest(tensor: Tensor) -> str:
     digest = hashlib.blake2b(f"{array.dtype}{tuple(array.shape)}".encode(), digest_size=16)
     digest.update(array.view(torch.uint8).numpy().data if array.ndim else array.numpy().tobytes())
     return f"blake2b-128:{digest.hexdigest()}"
+
+
+def _functional() -> Any:
+    from torchvision.transforms.v2 import functional  # takes a second to import: only where images need it
+
+    return functional
 
 
 def _is_pil(value: object) -> bool:

@@ -126,7 +126,7 @@ def is_temporary(path: Path) -> bool:
 def _is_abandoned(temporary: Path) -> bool:
     made = _MADE_BY.search(temporary.name)
     if made is not None and made["host"] == socket.gethostname():
-        return int(made["pid"]) == os.getpid() or not is_alive(int(made["pid"]))
+        return not is_alive(int(made["pid"]))
     try:
         return time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS
     except OSError:

@@ -21,7 +21,8 @@ class MapDataset(Protocol):
 class JoinedDataset:
     """The samples that a data set and a store share, in store order.
 
-    A map-style data set itself: ``joined[i]`` is the data set's item with the store row appended as last element.
+    A map-style data set itself: ``joined[i]`` is the data set's item with the store row appended as last
+    element, or under the key ``row`` where items are dicts.
 
     Attributes:
         dataset: the data set.
@@ -36,22 +37,26 @@ class JoinedDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return *self.dataset[int(self.positions[index])], int(self.rows[index])
+    def __getitem__(self, index: int) -> Any:
+        return _with_row(self.dataset[int(self.positions[index])], int(self.rows[index]))
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Any, ...]]:
+    def __getitems__(self, indices: list[int]) -> list[Any]:
         """Several items at once; torch's DataLoader calls this where a data set has it."""
         fetch = getattr(self.dataset, "__getitems__", None)
         if fetch is None:
             return [self[index] for index in indices]
         items = fetch(self.positions[indices].tolist())
-        return [(*item, row) for item, row in zip(items, self.rows[indices].tolist(), strict=True)]
+        return [_with_row(item, row) for item, row in zip(items, self.rows[indices].tolist(), strict=True)]
 
     def batch_sampler(
         self, batch_size: int, *, order: str = "random", seed: int = 0, drop_last: bool = False
     ) -> BatchSampler:
         """A batch sampler over this data set; ``order="chunks"`` keeps the store's reads local."""
         return BatchSampler(self.rows, self._chunk_rows, batch_size, order=order, seed=seed, drop_last=drop_last)
+
+
+def _with_row(item: Any, row: int) -> Any:
+    return {**item, "row": row} if isinstance(item, dict) else (*item, row)
 
 
 def match_rows(
@@ -69,9 +74,10 @@ def match_rows(
         MismatchError: there is no common id.
     """
     wanted = _texts(sample_ids)
-    if pc.count_distinct(wanted).as_py() != len(wanted):
+    if len(wanted.unique()) != len(wanted):
         raise UsageError("The data set has the same sample id twice. Ids must be unique: they join it to the store.")
-    found = pc.index_in(store_ids, value_set=wanted)
+    # pyarrow makes the functions of this module when it is imported: no checker sees them
+    found = pc.index_in(store_ids, value_set=wanted)  # pyright: ignore[reportAttributeAccessIssue]
     rows = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
     if not len(rows):
         example = wanted[0].as_py() if len(wanted) else "none"

@@ -15,6 +15,7 @@ from .layout import MANIFEST, Grid, receipt_file
 
 FORMAT_VERSION = "1.0"
 GROUP_NAMES = ("head", "medium", "tail")
+ARRAY_NAMES = ("logits", "ranks")
 
 # A stranger's store may claim anything: every count and text is bounded before it sizes an allocation.
 _MAX_FILE_BYTES = 16_000_000

@@ -63,7 +63,7 @@ def chunk_bytes(array: ArrayInfo, values: np.ndarray, chunk_rows: int) -> memory
     """
     dtype = np.dtype(array.dtype).newbyteorder("<")
     if len(values) == chunk_rows:
-        return memoryview(np.ascontiguousarray(values, dtype=dtype)).cast("B")
+        return np.ascontiguousarray(values, dtype=dtype).data.cast("B")
     full = np.full((chunk_rows, array.width), fill_value(array), dtype=dtype)
     full[: len(values)] = values
-    return memoryview(full).cast("B")
+    return full.data.cast("B")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from .errors import MissingArrayError, RefusedError, UsageError
+from .errors import CorruptStoreError, MissingArrayError, RefusedError, UsageError, unknown
 from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, array_file, receipt_file, samples_file
-from .manifest import GROUP_NAMES, ArrayInfo, Manifest, Receipt
+from .manifest import ARRAY_NAMES, GROUP_NAMES, ArrayInfo, Manifest, Receipt
 from .mapping import MAX_MAPPINGS, MappedRows
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
 
@@ -67,6 +67,8 @@ class Store:
     def class_groups(self) -> np.ndarray:
         """(C,) int64: 0 head, 1 medium, 2 tail."""
         groups = self.classes["group"].to_pylist()
+        if strange := set(groups) - set(GROUP_NAMES):
+            raise CorruptStoreError(f"{self.path / CLASSES} has the group '{min(strange)}'. Restore it.")
         return np.array([GROUP_NAMES.index(group) for group in groups], np.int64)
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -121,7 +123,7 @@ class Store:
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
             raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self.path}.")
         result = {}
-        for name in arrays:
+        for name in (arrays,) if isinstance(arrays, str) else arrays:
             info = self.require(name)
             shape = (len(rows), info.width)
             buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
@@ -135,9 +137,12 @@ class Store:
         """The description of an array.
 
         Raises:
+            UsageError: there is no array of that name in any store.
             MissingArrayError: the store does not carry it.
         """
         info = self.manifest.array(name)
+        if name not in ARRAY_NAMES:
+            raise unknown("array", name, ARRAY_NAMES)
         if info is None:
             has = ", ".join(array.name for array in self.manifest.arrays)
             raise MissingArrayError(

@@ -115,7 +115,7 @@ def class_mixing(sampler: BatchSampler, labels: np.ndarray) -> float:
 
 def _keys(values: np.ndarray, seed: int, stream: int) -> np.ndarray:
     start = _mix(_mix(np.array([seed % 2**64], np.uint64)) + np.uint64(stream))
-    return _mix(values.astype(np.uint64) * _GOLDEN + start)
+    return _mix((values.astype(np.uint64) + np.uint64(1)) * _GOLDEN + start)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

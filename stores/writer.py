@@ -4,6 +4,7 @@ Any kill leaves whole files: a chunk exists if and only if its receipt does, and
 only if its manifest says so. The same writer, opened again, goes on with the chunks that are missing.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from . import manifest as manifests
 from .claims import living_claims
 from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
-from .layout import CLASSES, MANIFEST, RECEIPTS, array_file, receipt_file, samples_file
+from .layout import CLASSES, MANIFEST, PAYLOAD, RECEIPTS, array_file, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
 from .payload import chunk_bytes, metadata_documents, payload_store_id
 from .tables import to_parquet
@@ -42,7 +43,11 @@ class StoreWriter:
             RefusedError: something that is not a store is there.
         """
         if (root / MANIFEST).exists():
-            manifest = _agreed(root, Manifest.read(root), manifest)
+            found = Manifest.read(root)
+            agreed = _agreed(root, found, manifest)
+            if agreed is not found:  # begun with other settings, and still empty: their arrays must not stay
+                shutil.rmtree(root / PAYLOAD, ignore_errors=True)
+            manifest = agreed
         elif _is_foreign(root, manifest):
             raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
         writer = cls(root, manifest)

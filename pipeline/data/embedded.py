@@ -5,7 +5,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ def digits(spec: Spec) -> Samples:
     from sklearn.model_selection import train_test_split
 
     options = spec.into(DigitsOptions)
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)
     labels = bunch.target.astype(np.int64)
     indices = np.arange(len(labels))

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -119,8 +118,8 @@ class Samples:
                 f"The data set '{self.spec}' has labels from {low} to {high} for {len(self.class_names)} classes. "
                 "Labels must count from 0."
             )
-        if pc.count_distinct(self.sample_ids).as_py() != len(self.sample_ids):
-            counts = pc.value_counts(self.sample_ids)
+        if len(self.sample_ids.unique()) != len(self.sample_ids):
+            counts = self.sample_ids.value_counts()
             twice = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
             raise UsageError(f"The data set '{self.spec}' has the sample id '{twice}' more than once.")
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +71,8 @@ def check(made: Path) -> Callable[..., None]:
 def with_images(change: Callable[[np.ndarray], np.ndarray]) -> ArrayItems:
     from sklearn.datasets import load_digits
 
-    images = (load_digits().images * (255 / 16)).round().astype(np.uint8)
+    bunch: Any = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)
     return ArrayItems(change(images))
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from kdpipe.pipeline import hardware
 from kdpipe.pipeline.hardware import autocast, pick_batch_size, pick_device, pick_precision, pick_workers
 from kdpipe.stores.errors import UsageError
 
@@ -45,5 +44,5 @@ def test_batch_sizes_are_powers_of_two_that_fall_with_the_input() -> None:
 def test_workers_are_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_workers(decodes=False) == 0
     for cores, workers in ((2, 2), (64, 8), (None, 1)):
-        monkeypatch.setattr(hardware.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert pick_workers(decodes=True) == workers

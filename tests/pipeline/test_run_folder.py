@@ -1,6 +1,7 @@
 """A run's folder: one configuration, checkpoints that survive damage, and other people's files left alone."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     begun(tmp_path)
     left = tmp_path / "checkpoints" / ".0000000002.pt.7-abcd.tmp"
     left.write_bytes(b"half")
+    os.utime(left, (0, 0))
     RunFolder.open(tmp_path, CONFIG)
     assert not left.exists()
 

@@ -149,7 +149,7 @@ def test_a_record_holds_the_means_of_the_epoch() -> None:
 
     def listening(batch: LossInputs) -> dict[str, Tensor]:
         result = original(batch)
-        losses.append({name: float(value) for name, value in result.items()})
+        losses.append({name: value.item() for name, value in result.items()})
         return result
 
     of.objective = listening  # pyright: ignore[reportAttributeAccessIssue]

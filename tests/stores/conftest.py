@@ -1,7 +1,6 @@
 """A small real store, written through StoreWriter, for every test of the store."""
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from kdpipe.stores import ArrayInfo, Manifest, StoreWriter
-from kdpipe.stores.files import replacing
 from kdpipe.stores.manifest import GROUP_NAMES, DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
 
@@ -109,20 +107,6 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
-
-
-@pytest.fixture(scope="session")
-def killed_while_writing() -> Callable[[Path], None]:
-    """``killed_while_writing(path)``: a real process is killed in the middle of writing ``path``."""
-
-    def leave(path: Path) -> None:
-        child = os.fork()
-        if not child:
-            replacing(path).__enter__().write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-
-    return leave
 
 
 class MakeStore(Protocol):

@@ -3,6 +3,7 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def ids_of(spec: str) -> list[str]:
 
 
 def test_digits_are_scikit_learns() -> None:
-    samples, bunch = load_data("digits"), load_digits()
+    samples, bunch = load_data("digits"), cast("Any", load_digits())
     assert len(samples) == 1797
     assert samples.sample_ids.to_pylist() == [f"digits/{i}" for i in range(1797)]
     np.testing.assert_array_equal(samples.labels, bunch.target)

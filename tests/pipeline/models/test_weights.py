@@ -71,7 +71,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 
 def test_the_versions_of_layers_survive(tmp_path):
     state, _ = read_weights(saved_as("model", tmp_path, network().state_dict()))
-    assert state._metadata["features.1"] == {"version": 2}
+    assert vars(state)["_metadata"]["features.1"] == {"version": 2}
 
 
 def test_which_values_are_files(tmp_path, monkeypatch):
