@@ -41,7 +41,7 @@ def main(path: str) -> None:
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
     groups = torch.from_numpy(store.class_groups)
     for epoch in range(5):
-        loss = torch.tensor(0.0)
+        total = 0.0
         sampler.set_epoch(epoch)
         for images, labels, rows in loader:
             teacher = store.read(rows.numpy(), arrays=("logits", "ranks"))
@@ -54,7 +54,8 @@ def main(path: str) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        print(f"epoch {epoch + 1}: loss {loss.item():.3f}")
+            total += loss.item()
+        print(f"epoch {epoch + 1}: mean loss {total / len(sampler):.3f}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_changed_pixels_are_refused(check: Callable[..., None]) -> None:
 def test_another_version_of_the_libraries_is_named_as_the_cause(
     check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchvision.__version__", "9.9")
+    monkeypatch.setattr("kdpipe.pipeline.alignment.version", lambda name: "9.9")
     check(samples_of())
     with pytest.raises(MismatchError, match=r"torchvision .* then, 9\.9 now"):
         check(samples_of(items=with_images(lambda images: 255 - images)))

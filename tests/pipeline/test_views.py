@@ -39,6 +39,16 @@ def test_one_is_torchvisions_own_preset_bit_for_bit(weights: models.WeightsEnum,
     assert torch.equal(ours, Preprocessing.from_torchvision(weights.transforms()).one(image))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", [16, 90])
+def test_tensors_are_resized_as_pictures_are(interpolation: str, resize: int) -> None:
+    """To a grey level: the kernels differ by rounding only. (torchvision's older preset is further off.)"""
+    image = picture(40, 31)
+    preprocessing = Preprocessing.parse(f"image,resize={resize},interpolation={interpolation}")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    torch.testing.assert_close(preprocessing.one(pixels), preprocessing.one(image), rtol=0, atol=1.5 / 255)
+
+
 def test_a_transform_that_is_not_a_plain_image_preset_is_refused() -> None:
     with pytest.raises(UsageError, match="--preprocess image"):
         Preprocessing.from_torchvision(transforms.ToTensor)
