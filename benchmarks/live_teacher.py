@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kdpipe.pipeline import ExtractConfig, OptimiserConfig, extract
+from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.distill import DistillConfig, distill
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
 from kdpipe.pipeline.targets import StoreTargets, Targets
 from kdpipe.pipeline.teachers import Teacher, load_teacher
-from kdpipe.pipeline.training import Trainer, TrainingData
+from kdpipe.pipeline.training import Trainer
+from kdpipe.pipeline.training_data import TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import open_store
 from torch import Tensor

@@ -1,7 +1,8 @@
 """The two stages, extraction and distillation, and what they are made of."""
 
-from .distill import DistillConfig, DistillResult, distill
-from .extract import ExtractConfig, ExtractResult, Progress, extract
+from .config import DistillConfig, ExtractConfig
+from .distill import DistillResult, distill
+from .extract import ExtractResult, Progress, extract
 from .optimisation import OptimiserConfig
 
 __all__ = [

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .distill import DistillConfig, distill
-from .extract import ExtractConfig, extract
+from .config import DistillConfig, ExtractConfig
+from .distill import distill
+from .extract import extract
 from .optimisation import OptimiserConfig
 
 TRAIN = "digits,split=train,imbalance=30"

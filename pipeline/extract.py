@@ -7,8 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,16 +14,16 @@ import torch
 from .. import __version__
 from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
 from ..stores.claims import ChunkClaims
-from ..stores.errors import unknown
 from ..stores.layout import default_chunk_rows, samples_file
 from ..stores.manifest import Accuracy
 from ..stores.tables import SAMPLES_SCHEMA, classes_table, read_parquet
 from ..stores.writer import timestamp
 from .accuracy import AccuracyTally
+from .config import ExtractConfig
 from .data import Samples, load_data
 from .data.samples import ArrayItems
 from .groups import assign_groups, group_names
-from .hardware import Precision, pick_batch_size, pick_device, pick_precision, pick_workers
+from .hardware import pick_batch_size, pick_device, pick_precision, pick_workers
 from .inputs import InputDataset, readable_positions
 from .teachers import Teacher, load_teacher
 from .views import Preprocessing
@@ -34,61 +32,6 @@ from .worker import ChunkWorker
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractConfig:
-    """Everything an extraction is asked for; the command line's flags by the same names.
-
-    Attributes:
-        data: data spec.
-        teacher: model spec.
-        out: folder of the store.
-        preprocess: ``image,...``; by default what comes with the teacher.
-        write: arrays to write.
-        codec: dtype of the stored logits.
-        chunk_rows: rows of a chunk; by default 4096, fewer for very many classes.
-        rank_depth: keep only so many of the best ranks; by default all.
-        groups: rule of the class groups.
-        order: of the rows: ``dataset``, or ``shuffled`` / ``shuffled:SEED``.
-        device: torch device, or ``auto``.
-        precision: of the teacher's pass.
-        batch_size: by default chosen from the input's size.
-        workers: reading processes; by default one a core where images must be decoded.
-        on_bad_sample: ``fail`` at a sample that cannot be read, or read all first and ``skip`` those.
-        extractor, owner, licence, note: for the record.
-    """
-
-    data: str
-    teacher: str
-    out: Path
-    preprocess: str | None = None
-    write: tuple[Literal["logits", "ranks"], ...] = ("logits", "ranks")
-    codec: Literal["float16", "float32"] = "float16"
-    chunk_rows: int | None = None
-    rank_depth: int | None = None
-    groups: str = "thirds"
-    order: str = "dataset"
-    device: str = "auto"
-    precision: Precision = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    on_bad_sample: Literal["fail", "skip"] = "fail"
-    extractor: str | None = None
-    owner: str | None = None
-    licence: str | None = None
-    note: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("chunk_rows", "rank_depth", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', '-')} is {value}; it must be at least 1.")
-        for name in self.write:
-            if name not in ("logits", "ranks"):
-                raise unknown("array to write", name, ("logits", "ranks"))
-        if not self.write:
-            raise UsageError("--write names nothing; give logits, ranks or both.")
 
 
 @dataclass(frozen=True, kw_only=True)

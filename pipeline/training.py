@@ -5,7 +5,7 @@ Shapes: B batch, C classes.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,45 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..stores import Accuracy, BatchSampler
+from ..stores import Accuracy
 from ..stores.errors import KdpipeError
 from .accuracy import AccuracyTally
 from .hardware import autocast
 from .inputs import Batch, InputDataset, load_batches
 from .losses import LossInputs, Objective
 from .optimisation import OptimiserConfig, build_optimizer, build_schedule
-from .targets import Targets
+from .training_data import TrainingData
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Where a trainer's batches come from.
-
-    Attributes:
-        dataset: inputs and labels.
-        sampler: batches of indices into ``positions``.
-        positions: (M,) positions in the data set.
-        targets: what the teacher says of a batch.
-        class_groups: (C,) group of every class.
-        group_mass: (G,) the teacher's group masses over the store, where a loss asks for them.
-        num_workers: reading processes.
-    """
-
-    dataset: InputDataset
-    sampler: BatchSampler
-    positions: np.ndarray
-    targets: Targets
-    class_groups: np.ndarray
-    group_mass: Tensor | None = None
-    num_workers: int = 0
-
-    def epoch(self, epoch: int, first_batch: int, *, pin_memory: bool) -> Iterator[Batch]:
-        """The batches of an epoch, from ``first_batch`` on."""
-        self.sampler.set_epoch(epoch)
-        batches = [self.positions[indices].tolist() for indices in self.sampler][first_batch:]
-        return load_batches(self.dataset, batches, num_workers=self.num_workers, pin_memory=pin_memory)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import ArrayLike
 
 from .layout import array_file
 from .manifest import GROUP_NAMES, ArrayInfo, Manifest, fingerprint
@@ -52,7 +52,7 @@ class Faults:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Fault] = {}
 
-    def add(self, where: str, what: str, bad: np.ndarray, start: int, severity: Severity = "error") -> None:
+    def add(self, where: str, what: str, bad: ArrayLike, start: int, severity: Severity = "error") -> None:
         """Count the rows ``start + i`` where ``bad[i]``."""
         count = int(np.count_nonzero(bad))
         if not count:
@@ -98,7 +98,9 @@ def sample_faults(samples: pa.Table, rows: range, num_classes: int, class_groups
     if nulls.any():
         return faults
     label, top1 = (samples[name].to_numpy() for name in ("label", "teacher_top1"))
-    faults.add("samples", "the row number is another", samples["row"].to_numpy() != np.arange(rows.start, rows.stop), start)
+    faults.add(
+        "samples", "the row number is another", samples["row"].to_numpy() != np.arange(rows.start, rows.stop), start
+    )
     known = (label >= 0) & (label < num_classes)
     faults.add("samples", "the label is no class", ~known, start)
     if class_groups is not None:
@@ -107,7 +109,9 @@ def sample_faults(samples: pa.Table, rows: range, num_classes: int, class_groups
         faults.add("samples", "the group is not that of the label's class", differs, start)
     faults.add("samples", "teacher_top1 is no class", (top1 < 0) | (top1 >= num_classes), start)
     correct = samples["teacher_correct"].to_numpy()
-    faults.add("samples", "teacher_correct does not say whether teacher_top1 is the label", correct != (top1 == label), start)
+    faults.add(
+        "samples", "teacher_correct does not say whether teacher_top1 is the label", correct != (top1 == label), start
+    )
     # NaN compares false; the margin is float32 rounding of a sum over the classes
     confidence, entropy = (samples[name].to_numpy() for name in ("teacher_confidence", "teacher_entropy"))
     faults.add("samples", "teacher_confidence is no probability", ~((confidence >= 0) & (confidence <= 1.001)), start)
@@ -158,6 +162,7 @@ def _compare(
 ) -> None:
     """Compare a slice of rows, beginning with row ``start``."""
     logits, ranks = values.get("logits"), values.get("ranks")
+    finite: np.ndarray | None = None
     if logits is not None:
         logits = logits.astype(np.float32, copy=False)
         finite = np.isfinite(logits).all(1)
@@ -183,7 +188,7 @@ def _compare(
     faults.add("ranks", "a class is ranked twice", known & ~distinct, start)
     if top1 is not None:
         faults.add("samples", "teacher_top1 is not the first rank", known & (ranks[:, 0] != top1), start)
-    if logits is not None:
+    if logits is not None and finite is not None:
         _compare_order(faults, start, logits, places, seen, finite & known & distinct)
 
 
@@ -209,7 +214,7 @@ def _check_padding(faults: Faults, path: Path, info: ArrayInfo, rows: range, chu
 
 def ids_that_repeat(sample_ids: pa.ChunkedArray) -> dict[str, np.ndarray]:
     """The sample ids that occur more than once (the first few), and the rows of each."""
-    if pc.count_distinct(sample_ids).as_py() == len(sample_ids):
+    if len(sample_ids.unique()) == len(sample_ids):
         return {}
     codes = sample_ids.combine_chunks().dictionary_encode()
     indices = codes.indices.to_numpy()

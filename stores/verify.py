@@ -6,28 +6,25 @@ only sample ids and labels are kept for all rows, because their fingerprints are
 
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
 from .content import class_problems, ids_that_repeat, labels_fingerprint, payload_faults, sample_faults
-from .errors import CorruptStoreError, KdpipeError, RefusedError
-from .files import FileRecord, checksum, file_checksum, is_temporary
-from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, RECEIPTS, array_file, receipt_file, samples_file
-from .manifest import Manifest, Receipt, fingerprint
+from .errors import CorruptStoreError
+from .file_checks import FileChecks, read_manifest
+from .files import is_temporary
+from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
+from .manifest import Manifest, fingerprint
 from .payload import metadata_documents, payload_store_id
 from .report import Collector, Report, TooManyFindingsError
-from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
+from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 from .writer import receipts_checksum
 
 _NUMBERS = re.compile(r"\d+")
-_MAX_DOCUMENT_BYTES = 1_000_000
 
 
 def verify(
@@ -48,7 +45,7 @@ def verify(
     if not root.is_dir():
         raise CorruptStoreError(f"{root} is not a folder. Is this a kdpipe store?")
     found = Collector()
-    manifest = _read_manifest(root, found)
+    manifest = read_manifest(root, found)
     if manifest is None:
         return found.into(Report(path=str(root), store_id=payload_store_id(root), deep=deep))
     report = Report(
@@ -66,6 +63,7 @@ class _Verification:
 
     def __init__(self, root: Path, manifest: Manifest, found: Collector, *, deep: bool) -> None:
         self._root, self._manifest, self._found, self._deep = root, manifest, found, deep
+        self._files = FileChecks(root, manifest, found, deep=deep)
         self._documents = metadata_documents(manifest)
         self._classes: pa.Table | None = None
         # ids and labels of all rows; None where a table cannot be counted in, as fingerprints are over all of them
@@ -96,33 +94,23 @@ class _Verification:
 
     def _check_skeleton(self) -> None:
         for record in self._manifest.files:
-            if not self._check_file(record, None):
+            if not self._files.is_whole(record, None):
                 continue
             if record.path == CLASSES:
                 self._check_classes()
             elif record.path in self._documents:
-                self._check_document(record.path)
+                self._files.document(record.path, self._documents[record.path])
 
     def _check_classes(self) -> None:
-        classes = self._read_table(CLASSES, CLASSES_SCHEMA, self._manifest.num_classes, None, None if self._deep else [])
+        classes = self._files.table(
+            CLASSES, CLASSES_SCHEMA, self._manifest.num_classes, None, None if self._deep else []
+        )
         if classes is None or not self._deep:
             return
         problems = class_problems(classes, self._manifest)
         for problem in problems:
             self._found.add(CLASSES, "content", problem)
         self._classes = None if problems else classes
-
-    def _check_document(self, path: str) -> None:
-        """Zarr metadata means what ours would; it may be written in another way, by another zarr."""
-        try:
-            if (self._root / path).stat().st_size > _MAX_DOCUMENT_BYTES:
-                raise ValueError("it is too large")
-            document = msgspec.json.decode((self._root / path).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            self._found.add(path, "schema", f"it cannot be read ({error})")
-            return
-        if _without_empty(document) != _without_empty(msgspec.json.decode(self._documents[path])):
-            self._found.add(path, "schema", "it does not describe the array that the manifest describes")
 
     def _check_state(self) -> None:
         """Whether the store is finished, and with these receipts."""
@@ -148,7 +136,7 @@ class _Verification:
 
     def _belongs(self, relative: str) -> bool:
         """Whether a store of this shape has a file of that name."""
-        if relative == MANIFEST or relative == CLASSES or relative in self._documents:
+        if relative in (MANIFEST, CLASSES, *self._documents):
             return True
         grid, arrays = self._manifest.grid, self._manifest.arrays
         match [int(number) for number in _NUMBERS.findall(relative)]:
@@ -163,49 +151,21 @@ class _Verification:
 
     def _check_chunk(self, chunk: int) -> None:
         grid = self._manifest.grid
-        receipt = self._read_receipt(chunk)
+        receipt = self._files.receipt(chunk)
         if receipt is None:
             self._samples = None
             return
         self._found.chunks_checked += 1
-        whole = {record.path for record in receipt.files if self._check_file(record, chunk)}
+        whole = {record.path for record in receipt.files if self._files.is_whole(record, chunk)}
         samples = None
         if grid.view(chunk) == 0:
             path, columns = samples_file(grid.block(chunk)), None if self._deep else []
             if path in whole:
-                samples = self._read_table(path, SAMPLES_SCHEMA, len(grid.rows(chunk)), chunk, columns)
+                samples = self._files.table(path, SAMPLES_SCHEMA, len(grid.rows(chunk)), chunk, columns)
             if samples is None:
                 self._samples = None
         if self._deep:
             self._check_content(chunk, whole, samples)
-
-    def _read_receipt(self, chunk: int) -> Receipt | None:
-        """The receipt of a chunk if it is valid and about the files that this chunk has."""
-        path, found = receipt_file(chunk), self._found
-        if not os.path.lexists(self._root / path):
-            found.chunks_missing += 1
-            if self._manifest.state == "complete":
-                found.add(path, "missing", "it is missing", chunk=chunk)
-            return None
-        try:
-            receipt = Receipt.read(self._root, self._manifest.grid, chunk)
-            data = (self._root / path).read_bytes()
-            canonical = msgspec.json.encode(msgspec.json.decode(data)) + b"\n"
-        except (KdpipeError, OSError, ValueError, RecursionError) as error:
-            found.add(path, "receipt", _reason(error, self._root / path), chunk=chunk)
-            return None
-        found.bytes_read += len(data)
-        found.files_checked += 1
-        if data != canonical:  # the content is proven by the checksum in it; the bytes count for the manifest's
-            found.add(path, "receipt", "its bytes are not as they were written", chunk=chunk)
-        sizes = _sizes(self._manifest, chunk)
-        if sorted(record.path for record in receipt.files) != sorted(sizes):
-            found.add(path, "receipt", "it does not list the files that this chunk has", chunk=chunk)
-            return None
-        if any(sizes[record.path] not in (None, record.bytes) for record in receipt.files):
-            found.add(path, "receipt", "it states sizes that this chunk's arrays cannot have", chunk=chunk)
-            return None
-        return receipt
 
     def _check_content(self, chunk: int, whole: set[str], samples: pa.Table | None) -> None:
         """Compare the values of the files that are what was written."""
@@ -249,107 +209,9 @@ class _Verification:
                 problem = "its counts are not those of the labels that the store holds"
                 found.add(CLASSES, "content", problem, severity="warning")
 
-    # --- files
-
-    def _check_file(self, record: FileRecord, chunk: int | None) -> bool:
-        """Whether a file is what its record says: there, of that size and, if deep, with that checksum."""
-        path, found = self._root / record.path, self._found
-        found.files_checked += 1
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                found.add(record.path, "missing", "it is not a file", chunk=chunk)
-                return False
-            if status.st_size != record.bytes:
-                problem = f"it has {status.st_size:,} bytes, its record says {record.bytes:,}"
-                found.add(record.path, "size", problem, chunk=chunk)
-                return False
-            if self._deep:
-                found.bytes_read += status.st_size
-                if file_checksum(path) != record.checksum:
-                    found.add(record.path, "checksum", "its content is not what was written", chunk=chunk)
-                    return False
-        except OSError as error:
-            problem = "it is missing" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error.strerror})"
-            found.add(record.path, "missing", problem, chunk=chunk)
-            return False
-        return True
-
-    def _read_table(
-        self, path: str, schema: pa.Schema, num_rows: int, chunk: int | None, columns: list[str] | None
-    ) -> pa.Table | None:
-        """A table, or with no columns only its footer, if it is as the format says."""
-        try:
-            return read_parquet(self._root / path, schema, num_rows, columns)
-        except Exception as error:  # noqa: BLE001  Arrow may raise anything over bytes that were not checked first
-            self._found.add(path, "schema", _reason(error, self._root / path), chunk=chunk)
-            return None
-
-
-def _read_manifest(root: Path, found: Collector) -> Manifest | None:
-    path = root / MANIFEST
-    try:
-        manifest = Manifest.read(root)
-        data = path.read_bytes()
-        written = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(data)), indent=2) + b"\n"
-    except (KdpipeError, OSError, ValueError, RecursionError) as error:
-        if isinstance(error, RefusedError) and not isinstance(error, CorruptStoreError) and _is_sealed(path):
-            raise  # of a newer version, not damaged
-        check = "manifest" if os.path.lexists(path) else "missing"
-        found.add(MANIFEST, check, _reason(error, path) if check == "manifest" else "it is missing")
-        receipts = sum(1 for _ in _children(root / RECEIPTS))
-        found.note(f"{receipts:,} receipts are there; without a manifest nothing else can be checked")
-        return None
-    found.bytes_read += len(data)
-    found.files_checked += 1
-    if data != written:
-        problem = "its content is proven, but its bytes are not as kdpipe writes them"
-        found.add(MANIFEST, "manifest", problem, severity="warning")
-    return manifest
-
-
-def _is_sealed(path: Path) -> bool:
-    """Whether a manifest has the checksum that it states: then it is what its writer meant."""
-    try:
-        body: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        return body.pop("checksum", None) == checksum(msgspec.json.encode(body, order="deterministic"))
-    except (OSError, ValueError, RecursionError):
-        return False
-
 
 def _receipts_checksum(root: Path, manifest: Manifest) -> str | None:
     try:
         return receipts_checksum(root, manifest)
     except OSError:
         return None
-
-
-def _sizes(manifest: Manifest, chunk: int) -> dict[str, int | None]:
-    """The files of a chunk, and the size that each must have, if the manifest decides it."""
-    grid = manifest.grid
-    view, block = grid.view(chunk), grid.block(chunk)
-    sizes: dict[str, int | None] = {
-        array_file(array.name, view, block): grid.chunk_rows * array.row_bytes for array in manifest.arrays
-    }
-    return sizes | ({samples_file(block): None} if view == 0 else {})
-
-
-def _children(folder: Path) -> Iterator[Path]:
-    try:
-        yield from folder.iterdir()
-    except OSError:
-        return
-
-
-def _without_empty(document: object) -> object:
-    """A JSON document without its empty parts: zarr's versions differ in whether they write these."""
-    if isinstance(document, dict):
-        kept = {key: _without_empty(value) for key, value in document.items()}
-        return {key: value for key, value in kept.items() if value not in (None, {}, [])}
-    return [_without_empty(value) for value in document] if isinstance(document, list) else document
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """The error's text, for a finding that names the file anyway."""
-    text = str(error).removeprefix(f"{path} ").removesuffix(" Restore it.").removesuffix(" Is this a kdpipe store?")
-    return text.removesuffix(".") or type(error).__name__

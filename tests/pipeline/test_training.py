@@ -11,7 +11,8 @@ from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import LossInputs, Objective
 from kdpipe.pipeline.optimisation import OptimiserConfig
-from kdpipe.pipeline.training import Trainer, TrainingData, evaluate
+from kdpipe.pipeline.training import Trainer, evaluate
+from kdpipe.pipeline.training_data import TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import BatchSampler
 from kdpipe.stores.errors import KdpipeError

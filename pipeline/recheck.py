@@ -1,0 +1,166 @@
+"""Proof by replay: the teacher computes some rows of a store again, and they are compared with what is stored.
+
+Shapes: B rows computed again, C classes, D rank depth.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..stores import MismatchError, Store, UsageError, open_store
+from ..stores.layout import array_file
+from ..stores.report import Finding, Report
+from .alignment import check_alignment
+from .data import load_data
+from .hardware import pick_device
+from .inputs import InputDataset
+from .teachers import load_teacher
+
+# how far a recomputed logit may be off, as a fraction of the largest in its row: other batch sizes, threads and
+# devices add up in another order. On a GPU even fp32 convolutions round to 11 bits (TF32).
+_ROUND_OFF = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+_ROUND_OFF_GPU_FP32 = 5e-3
+# half the distance of two neighbouring numbers, as a fraction of them
+_STORED = {"float16": 2.0**-11, "float32": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Stored rows against recomputed ones.
+
+    Attributes:
+        rows: how many were computed again.
+        largest_difference: between stored and recomputed logits; None where the store has no logits.
+        findings: rows that differ by more than rounding, by chunk and array.
+    """
+
+    rows: int
+    largest_difference: float | None
+    findings: tuple[Finding, ...]
+
+    def added_to(self, report: Report) -> Report:
+        """The report with this replay in it."""
+        return dataclasses.replace(
+            report,
+            findings=report.findings + self.findings,
+            rows_recomputed=self.rows,
+            largest_difference=self.largest_difference,
+        )
+
+
+def recheck(
+    store: Store | str, *, teacher: str, data: str, preprocess: str | None = None, rows: int = 32, device: str = "auto"
+) -> Replay:
+    """Run the teacher again over rows spread evenly over the store, and compare logits and ranks.
+
+    A logit may differ by the rounding of its dtype (float16: a part in 2048) and by the round-off of computing it in
+    another order: 1e-4 (fp32 on a CPU), 5e-3 (fp32 on a GPU), 1e-2 (fp16) or 5e-2 (bf16) of the largest logit of the
+    row. Ranks may differ where the logits are closer than twice that.
+
+    Args:
+        store: the store, or its path.
+        teacher: the model spec it was made with; a store's own record of it is never loaded.
+        data: the data spec it was made from.
+        preprocess: as it was given to extract, if it was.
+        rows: how many rows to compute again.
+        device: torch device, or ``auto``.
+
+    Raises:
+        MismatchError: the teacher has other weights, or the data, its preprocessing or its input tensors are others.
+        UsageError: a spec is wrong, or the data lacks all the rows.
+    """
+    if rows < 1:
+        raise UsageError(f"rows is {rows}; it must be at least 1.")
+    opened = open_store(store, allow_unfinished=True) if isinstance(store, str) else store
+    manifest = opened.manifest
+    samples = load_data(data)
+    where = pick_device(device)
+    loaded = load_teacher(teacher, samples, preprocess=preprocess, device=where, precision=manifest.precision)
+    if loaded.info.checksum != manifest.teacher.checksum:
+        raise MismatchError(
+            f"The teacher '{teacher}' has other weights ({loaded.info.checksum}) than the one that made {opened.path} "
+            f"({manifest.teacher.checksum}, recorded as '{manifest.teacher.spec}'). Give that one."
+        )
+    if loaded.preprocessing.to_dict() != manifest.preprocessing:
+        raise MismatchError(
+            f"The preprocessing is {loaded.preprocessing}, {opened.path} was made with {manifest.preprocessing}. "
+            "Give --preprocess as it was given to extract."
+        )
+    inputs = InputDataset(samples, loaded.preprocessing)
+    joined = opened.join(inputs)
+    check_alignment(opened, samples, joined, loaded.preprocessing)
+    picked = np.unique(np.linspace(0, len(joined) - 1, min(rows, len(joined))).round().astype(np.int64))
+    precision = manifest.precision
+    on_cpu = where.type == "cpu" and manifest.device == "cpu"
+    round_off = _ROUND_OFF_GPU_FP32 if precision == "fp32" and not on_cpu else _ROUND_OFF.get(precision, 5e-2)
+
+    comparison = _Comparison(opened, round_off)
+    for start in range(0, len(picked), manifest.batch_size):
+        part = picked[start : start + manifest.batch_size]
+        batch = inputs.batch(joined.positions[part])
+        logits = loaded.logits(batch.inputs, manifest.num_classes).cpu().numpy()
+        comparison.add(joined.rows[part], logits)
+    return Replay(rows=len(picked), largest_difference=comparison.largest, findings=tuple(comparison.findings()))
+
+
+class _Comparison:
+    """Recomputed rows against stored ones, by chunk and array."""
+
+    def __init__(self, store: Store, round_off: float) -> None:
+        self._store, self._round_off = store, round_off
+        self._names = [array.name for array in store.manifest.arrays]
+        self._compared: dict[int, int] = {}
+        self._bad: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
+        self.largest: float | None = None
+
+    def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
+        """Compare (B,) rows with their recomputed (B, C) logits."""
+        stored = self._store.read(rows, arrays=self._names)
+        tolerance = self._round_off * np.abs(logits).max(1, keepdims=True)
+        for row in rows.tolist():
+            block = row // self._store.manifest.chunk_rows
+            self._compared[block] = self._compared.get(block, 0) + 1
+        if "logits" in stored:
+            kept = stored["logits"].astype(np.float32)
+            difference = np.abs(kept - logits)
+            self.largest = max(self.largest or 0.0, float(difference.max()))
+            allowed = tolerance + _STORED[str(stored["logits"].dtype)] * np.abs(logits)
+            self._note("logits", rows, difference, allowed)
+        if "ranks" in stored:
+            rise, allowed = _rises(logits, stored["ranks"].astype(np.int64)), 2 * tolerance
+            self._note("ranks", rows, rise, np.broadcast_to(allowed, rise.shape))
+
+    def findings(self) -> list[Finding]:
+        """One for each array of each chunk that has rows that differ."""
+        found = []
+        for (block, name), bad in sorted(self._bad.items()):
+            row, difference, allowed = max(bad, key=lambda entry: entry[1] / entry[2] if entry[2] else np.inf)
+            what = "logits" if name == "logits" else "order"
+            problem = (
+                f"the teacher gives other {what} in {len(bad)} of {self._compared[block]} rows computed again: "
+                f"row {row:,} is off by {difference:.3g}, rounding explains {allowed:.2g}"
+            )
+            found.append(Finding(path=array_file(name, 0, block), chunk=block, check="replay", problem=problem))
+        return found
+
+    def _note(self, name: str, rows: np.ndarray, difference: np.ndarray, allowed: np.ndarray) -> None:
+        over = ~(difference <= allowed)  # NaN compares false
+        for i in np.flatnonzero(over.any(1)).tolist():
+            worst = int(np.argmax(difference[i] - allowed[i]))
+            block = int(rows[i]) // self._store.manifest.chunk_rows
+            entry = (int(rows[i]), float(difference[i, worst]), float(allowed[i, worst]))
+            self._bad.setdefault((block, name), []).append(entry)
+
+
+def _rises(logits: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """By how much each ranked class (B, D) is beaten by a class that is stored as worse; 0 where the order is right."""
+    known = (ranks < logits.shape[1]).all(1)
+    ordered = np.take_along_axis(logits, np.where(known[:, None], ranks, 0), axis=1)
+    rest = np.array(logits)
+    np.put_along_axis(rest, np.where(known[:, None], ranks, 0), -np.inf, axis=1)
+    # the best of all that is ranked after a place, or not at all
+    after = np.maximum.accumulate(np.concatenate([ordered, rest.max(1, keepdims=True)], axis=1)[:, ::-1], axis=1)
+    rise = np.maximum(after[:, ::-1][:, 1:] - ordered, 0)
+    rise[~known] = np.inf
+    return rise

@@ -1,0 +1,129 @@
+"""Where a trainer's batches come from: the data set joined to the store, proved to agree, epoch by epoch."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..stores import BatchSampler, MismatchError, Store
+from ..stores.streaming import class_mixing
+from .alignment import check_alignment
+from .config import DistillConfig
+from .data import Samples
+from .data.samples import ArrayItems
+from .groups import assign_groups
+from .hardware import pick_workers
+from .inputs import Batch, InputDataset, load_batches
+from .losses import Objective
+from .targets import StoreTargets, Targets, no_targets, store_group_mass
+from .views import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+_WELL_MIXED = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Where a trainer's batches come from.
+
+    Attributes:
+        dataset: inputs and labels.
+        sampler: batches of indices into ``positions``.
+        positions: (M,) positions in the data set.
+        targets: what the teacher says of a batch.
+        class_groups: (C,) group of every class.
+        group_mass: (G,) the teacher's group masses over the store, where a loss asks for them.
+        num_workers: reading processes.
+    """
+
+    dataset: InputDataset
+    sampler: BatchSampler
+    positions: np.ndarray
+    targets: Targets
+    class_groups: np.ndarray
+    group_mass: Tensor | None = None
+    num_workers: int = 0
+
+    def epoch(self, epoch: int, first_batch: int, *, pin_memory: bool) -> Iterator[Batch]:
+        """The batches of an epoch, from ``first_batch`` on."""
+        self.sampler.set_epoch(epoch)
+        batches = [self.positions[indices].tolist() for indices in self.sampler][first_batch:]
+        return load_batches(self.dataset, batches, num_workers=self.num_workers, pin_memory=pin_memory)
+
+
+def lay_out(
+    config: DistillConfig, store: Store | None, samples: Samples, preprocessing: Preprocessing, objective: Objective
+) -> TrainingData:
+    """Join the data to the store, prove that they agree, and lay out the epochs.
+
+    Raises:
+        MismatchError: data and store disagree, and the configuration does not allow that.
+        MissingArrayError: the store lacks an array that a loss needs.
+    """
+    dataset = InputDataset(samples, preprocessing)
+    decodes = not isinstance(samples.items, ArrayItems)
+    workers = pick_workers(decodes) if config.workers is None else config.workers
+    positions = np.arange(len(samples))
+    if store is None:
+        groups, _ = assign_groups(config.groups, samples.class_counts, samples.class_names)
+        sampler = _sampler(config, positions, len(positions), "random")
+        return TrainingData(
+            dataset=dataset, sampler=sampler, positions=positions, targets=no_targets, class_groups=groups,
+            num_workers=workers,
+        )  # fmt: skip
+    joined = store.join(dataset, samples.sample_ids)
+    _report_left_out(store, samples, len(joined))
+    try:
+        check_alignment(store, samples, joined, preprocessing)
+    except MismatchError as mismatch:
+        if config.allow_mismatch is None:
+            raise
+        logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
+    targets = StoreTargets(store, joined, objective, len(samples))
+    temperature = objective.group_mass_temperature
+    sampler = _sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, objective))
+    _report_mixing(store, sampler, samples.labels[joined.positions])
+    return TrainingData(
+        dataset=dataset,
+        sampler=sampler,
+        positions=joined.positions,
+        targets=targets,
+        class_groups=store.class_groups,
+        group_mass=None if temperature is None else store_group_mass(store, temperature, joined.rows),
+        num_workers=workers,
+    )
+
+
+def _sampler(config: DistillConfig, rows: np.ndarray, chunk_rows: int, order: str) -> BatchSampler:
+    batch_size = min(config.batch_size, len(rows))
+    return BatchSampler(rows, chunk_rows, batch_size, order=order, seed=config.seed, drop_last=True)
+
+
+def _order(config: DistillConfig, store: Store, objective: Objective) -> str:
+    """``random`` where what is streamed fits in half of the memory, else ``chunks``."""
+    if config.order != "auto":
+        return config.order
+    row_bytes = sum(store.require(name).row_bytes for name in objective.needs)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return "random" if 2 * row_bytes * len(store) <= memory else "chunks"
+
+
+def _report_left_out(store: Store, samples: Samples, num_joined: int) -> None:
+    if num_joined < len(samples):
+        logger.warning(
+            "%d of %d samples are not in %s and are left out.", len(samples) - num_joined, len(samples), store.path
+        )
+
+
+def _report_mixing(store: Store, sampler: BatchSampler, labels: np.ndarray) -> None:
+    """Warn where streaming by chunks meets rows that are sorted by label."""
+    if sampler.order != "chunks" or (mixing := class_mixing(sampler, labels)) >= _WELL_MIXED:
+        return
+    logger.warning(
+        "%s is sorted by label: batches streamed by chunks hold %.0f %% of the classes that shuffled ones would. "
+        "Extract with --order shuffled, or train with --order random.", store.path, 100 * mixing,
+    )  # fmt: skip
