@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from .options import json_option
+from .verify import repair, verify
 
 
 @click.group()
 def store() -> None:
-    """Look after stores: inspect."""
+    """Look after stores: inspect, verify, repair."""
 
 
 @store.command()
@@ -26,3 +27,7 @@ def inspect(*, path: Path, as_json: bool) -> None:
     from .show import show_manifest
 
     show_manifest(path, open_store(path, allow_unfinished=True).manifest, as_json=as_json)
+
+
+store.add_command(verify)
+store.add_command(repair)

@@ -90,6 +90,7 @@ class DistillConfig:
         val_every: validate after so many epochs, and after the last.
         checkpoint_seconds: write a checkpoint when so much time has passed, and after every epoch.
         tensorboard: also write TensorBoard events (extra).
+        verify: compare every chunk of the store with its checksum before its first use.
         allow_mismatch: go on although data and store do not agree, for this reason, which is kept in the run.
     """
 
@@ -114,6 +115,7 @@ class DistillConfig:
     val_every: int = 1
     checkpoint_seconds: float = 600.0
     tensorboard: bool = False
+    verify: bool = False
     allow_mismatch: str | None = None
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
 
 def _open_store(config: DistillConfig, objective: Objective) -> Store | None:
     if config.store is not None:
-        return open_store(config.store)
+        return open_store(config.store, verify=config.verify)
     if objective.needs:
         needing = ", ".join(loss.name for loss in objective.losses if loss.needs)
         raise UsageError(f"The loss {needing} needs a teacher's store. Give --store STORE.")

@@ -5,6 +5,7 @@ Shapes: B rows computed again, C classes, D rank depth.
 
 import dataclasses
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .alignment import check_alignment
 from .data import load_data
 from .hardware import pick_device
 from .inputs import InputDataset
-from .teachers import load_teacher
+from .teachers import Teacher, load_teacher
 
 # how far a recomputed logit may be off, as a fraction of the largest in its row: other batch sizes, threads and
 # devices add up in another order. On a GPU even fp32 convolutions round to 11 bits (TF32).
@@ -50,7 +51,13 @@ class Replay:
 
 
 def recheck(
-    store: Store | str, *, teacher: str, data: str, preprocess: str | None = None, rows: int = 32, device: str = "auto"
+    store: Store | str | PathLike[str],
+    *,
+    teacher: str,
+    data: str,
+    preprocess: str | None = None,
+    rows: int = 32,
+    device: str = "auto",
 ) -> Replay:
     """Run the teacher again over rows spread evenly over the store, and compare logits and ranks.
 
@@ -72,29 +79,20 @@ def recheck(
     """
     if rows < 1:
         raise UsageError(f"rows is {rows}; it must be at least 1.")
-    opened = open_store(store, allow_unfinished=True) if isinstance(store, str) else store
+    opened = open_store(store, allow_unfinished=True) if not isinstance(store, Store) else store
     manifest = opened.manifest
     samples = load_data(data)
     where = pick_device(device)
     loaded = load_teacher(teacher, samples, preprocess=preprocess, device=where, precision=manifest.precision)
-    if loaded.info.checksum != manifest.teacher.checksum:
-        raise MismatchError(
-            f"The teacher '{teacher}' has other weights ({loaded.info.checksum}) than the one that made {opened.path} "
-            f"({manifest.teacher.checksum}, recorded as '{manifest.teacher.spec}'). Give that one."
-        )
-    if loaded.preprocessing.to_dict() != manifest.preprocessing:
-        raise MismatchError(
-            f"The preprocessing is {loaded.preprocessing}, {opened.path} was made with {manifest.preprocessing}. "
-            "Give --preprocess as it was given to extract."
-        )
+    _check_same_teacher(opened, loaded, teacher)
     inputs = InputDataset(samples, loaded.preprocessing)
     joined = opened.join(inputs)
     check_alignment(opened, samples, joined, loaded.preprocessing)
     picked = np.unique(np.linspace(0, len(joined) - 1, min(rows, len(joined))).round().astype(np.int64))
-    precision = manifest.precision
     on_cpu = where.type == "cpu" and manifest.device == "cpu"
-    round_off = _ROUND_OFF_GPU_FP32 if precision == "fp32" and not on_cpu else _ROUND_OFF.get(precision, 5e-2)
-
+    round_off = (
+        _ROUND_OFF_GPU_FP32 if manifest.precision == "fp32" and not on_cpu else _ROUND_OFF.get(manifest.precision, 5e-2)
+    )
     comparison = _Comparison(opened, round_off)
     for start in range(0, len(picked), manifest.batch_size):
         part = picked[start : start + manifest.batch_size]
@@ -102,6 +100,19 @@ def recheck(
         logits = loaded.logits(batch.inputs, manifest.num_classes).cpu().numpy()
         comparison.add(joined.rows[part], logits)
     return Replay(rows=len(picked), largest_difference=comparison.largest, findings=tuple(comparison.findings()))
+
+
+def _check_same_teacher(store: Store, loaded: Teacher, spec: str) -> None:
+    if loaded.info.checksum != store.manifest.teacher.checksum:
+        raise MismatchError(
+            f"The teacher '{spec}' has other weights ({loaded.info.checksum}) than the one that made {store.path} "
+            f"({store.manifest.teacher.checksum}, recorded as '{store.manifest.teacher.spec}'). Give that one."
+        )
+    if loaded.preprocessing.to_dict() != store.manifest.preprocessing:
+        raise MismatchError(
+            f"The preprocessing is {loaded.preprocessing}, {store.path} was made with {store.manifest.preprocessing}. "
+            "Give --preprocess as it was given to extract."
+        )
 
 
 class _Comparison:

@@ -154,23 +154,26 @@ class ChunkWorker:
         return len(logits)
 
     def _check(self, logits: Tensor, positions: np.ndarray) -> None:
+        """Refuse logits that cannot be stored, or that say nothing, before any of their chunk is written."""
         largest = logits.abs().amax(1)
         limit = _FLOAT16_MAX if self._stores_float16 else torch.finfo(torch.float32).max
-        bad = ~(largest <= limit)  # NaN compares false
+        bad = ~(largest <= limit) | (logits.amax(1) == logits.amin(1))  # NaN compares false
         if not bool(bad.any()):
             return
         rows = np.flatnonzero(bad.cpu().numpy())
         names = ", ".join(self._samples.sample_ids[int(positions[row])].as_py() for row in rows[:5])
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        if bool(logits.isfinite().all()):
-            raise BadLogitsError(
-                f"The teacher's logits pass float16's largest number, {_FLOAT16_MAX:g}, for {names}{more}. "
-                "Nothing of this chunk was written. Store them with --codec float32."
-            )
-        raise BadLogitsError(
-            f"The teacher's logits are not finite (NaN or infinite) for {names}{more}. Nothing of this chunk was "
-            f"written. Check the weights and the samples{self._precision_hint}."
-        )
+        names += f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        logits = logits[bad]
+        if not bool(logits.isfinite().all()):
+            problem = f"are not finite (NaN or infinite) for {names}"
+            cure = f"Check the weights and the samples{self._precision_hint}."
+        elif bool((logits.abs() > limit).any()):
+            problem = f"pass float16's largest number, {_FLOAT16_MAX:g}, for {names}"
+            cure = "Store them with --codec float32."
+        else:
+            problem = f"are all equal for {names}: they put the classes in no order"
+            cure = "Check the weights, or leave these samples out."
+        raise BadLogitsError(f"The teacher's logits {problem}. Nothing of this chunk was written. {cure}")
 
     @property
     def _stores_float16(self) -> bool:

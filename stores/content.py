@@ -165,7 +165,7 @@ def _compare(
     finite: np.ndarray | None = None
     if logits is not None:
         logits = logits.astype(np.float32, copy=False)
-        finite = np.isfinite(logits).all(1)
+        finite = np.asarray(np.isfinite(logits).all(1))
         faults.add("logits", "the logits are not finite", ~finite, start)
         highest = logits.max(1)
         flat = finite & (highest == logits.min(1))

@@ -16,12 +16,13 @@ from .mapping import MAX_MAPPINGS, MappedRows
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
 
 
-def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False) -> "Store":
+def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False, verify: bool = False) -> "Store":
     """Open a store; this reads its manifest and nothing else.
 
     Args:
         path: the folder of the store.
         allow_unfinished: also open a store whose extraction is not finished (to look at it, not to train from it).
+        verify: compare every chunk with its checksum before its first row is read.
 
     Raises:
         CorruptStoreError: there is no store, or its manifest is damaged.
@@ -31,7 +32,7 @@ def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False) -> 
     manifest = Manifest.read(root)
     if manifest.state != "complete" and not allow_unfinished:
         raise RefusedError(f"{root} is not finished. Run the same `kdpipe extract` again to complete it.")
-    return Store(root, manifest)
+    return Store(root, manifest, verify=verify)
 
 
 class Store:
@@ -42,13 +43,19 @@ class Store:
         manifest: what the store is.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, verify: bool = False) -> None:
         self.path = path
         self.manifest = manifest
         self._mapped: dict[tuple[str, int], MappedRows] = {}
+        self._verify = verify
+        self._verified: set[str] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Store, (self.path, self.manifest)
+        return Store._unpickled, (self.path, self.manifest, self._verify)
+
+    @classmethod
+    def _unpickled(cls, path: Path, manifest: Manifest, verify: bool) -> "Store":
+        return cls(path, manifest, verify=verify)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -129,7 +136,10 @@ class Store:
             buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
             if buffer.shape != shape or buffer.dtype != info.dtype or not buffer.flags.writeable:
                 raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}, and writeable.")
-            self._rows(info, view).gather(rows, buffer)
+            mapped = self._rows(info, view)
+            if self._verify:
+                self._check(info, view, rows)
+            mapped.gather(rows, buffer)
             result[name] = buffer
         return result
 
@@ -182,6 +192,21 @@ class Store:
             self._forget(len(files))
             self._mapped[key] = MappedRows(files, grid.chunk_rows, info.width, info.dtype)
         return self._mapped[key]
+
+    def _check(self, info: ArrayInfo, view: int, rows: np.ndarray) -> None:
+        """Compare the chunks of these rows with their checksums, each once."""
+        grid = self.manifest.grid
+        for block in np.unique(rows // grid.chunk_rows):
+            name = array_file(info.name, view, int(block))
+            if name in self._verified:
+                continue
+            records = {record.path: record for record in self.receipt(view * grid.chunks_per_view + int(block)).files}
+            if name not in records or not records[name].is_met(self.path):
+                raise CorruptStoreError(
+                    f"{self.path / name} is not what its receipt says. "
+                    f"Look with: kdpipe store verify --deep {self.path}, then: kdpipe store repair {self.path}."
+                )
+            self._verified.add(name)
 
     def _forget(self, needed: int) -> None:
         """Let go of the views mapped first, so that a store of hundreds of views stays below the system's limit."""

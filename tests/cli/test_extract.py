@@ -110,6 +110,12 @@ def test_nan_logits_are_refused_with_the_sample_ids(cli: Cli, workplace: Path) -
     )
 
 
+def test_logits_that_are_all_equal_are_refused_with_the_sample_ids(cli: Cli) -> None:
+    outcome = cli("extract", "--data", DATA, "--teacher", f"{TEACHER},kind=equal", "--out", "d.kd")
+    assert outcome.code == 3
+    assert "all equal for digits/" in outcome.err
+
+
 def test_float16_overflow_is_refused_and_float32_taken(cli: Cli) -> None:
     arguments = ["extract", "--data", DATA, "--teacher", f"{TEACHER},kind=big", "--out", "d.kd"]
     outcome = cli(*arguments)

@@ -282,3 +282,17 @@ def test_an_unfinished_store_gives_no_rows_while_a_chunk_is_missing(tmp_path, co
     content(10, 5, 4).write(tmp_path / "a.kd", chunks=[0, 2])
     with pytest.raises(CorruptStoreError, match="logits/c/0/1/0"):
         open_store(tmp_path / "a.kd", allow_unfinished=True).read([0])
+
+
+def test_a_store_opened_to_be_verified_refuses_an_altered_chunk(tmp_path, make_store):
+    made = make_store(tmp_path / "a.kd", 10, 5, 4)
+    path = tmp_path / "a.kd" / "payload.zarr" / "logits" / "c" / "0" / "1" / "0"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    store = pickle.loads(pickle.dumps(open_store(tmp_path / "a.kd", verify=True)))
+    np.testing.assert_array_equal(store.read([0, 9])["logits"], made.stored("logits")[[0, 9]])
+    with pytest.raises(CorruptStoreError, match=r"logits/c/0/1/0 is not what its receipt says"):
+        store.read([0, 5])
+    store.read([5], arrays=("ranks",))
+    open_store(tmp_path / "a.kd").read([5])

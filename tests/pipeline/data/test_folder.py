@@ -33,6 +33,14 @@ def test_images_at_any_depth_are_found_in_order_and_other_files_left(tmp_path: P
     assert np.asarray(samples.raw(2)).tolist() == [[[9, 8, 7]] * 4] * 3
 
 
+def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat/a.png", "cat/b.png", "cat/c/a.png"):
+        save(tmp_path / name)
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: sorted(listed(self, pattern), reverse=True))
+    assert ids_of(f"folder:{tmp_path}") == ["cat/a.png", "cat/b.png", "cat/c/a.png"]
+
+
 def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in ("one", "two"):
         save(tmp_path / root / "cat" / "a.png")
