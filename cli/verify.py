@@ -116,20 +116,21 @@ def _show_repair(repaired: "Repair", *, as_json: bool) -> None:
         show_json(_fields(repaired))
         return
     _show_findings(repaired.findings)
+    lost = [finding for finding in repaired.findings if finding.check in ("manifest", "missing")]
+    folder = Path(repaired.path, repaired.quarantine or "")
+    moved = f"Moved {len(repaired.moved):,} file(s) to {folder}.\n" if repaired.moved else ""
     if repaired.not_repairable:
         click.echo(
             f"{repaired.path} cannot be repaired, nothing was changed: no chunk can be blamed for "
             f"{repaired.not_repairable[0].path} ({repaired.not_repairable[0].problem}). "
             "Restore the store from a copy, or extract into a new folder."
         )
+    elif any(finding.path == "manifest.json" and finding.severity == "error" for finding in lost):
+        click.echo(f"{moved}Run the same kdpipe extract again to write the manifest anew, then verify --deep.")
     elif repaired.changed:
-        click.echo(f"Moved {len(repaired.moved):,} files to {Path(repaired.path, repaired.quarantine or '')}.")
-        if "manifest.json" in repaired.moved:
-            click.echo("Run the same kdpipe extract again to write the manifest anew, then verify --deep.")
-        else:
-            chunks = ", ".join(str(chunk) for chunk in repaired.chunks[:20]) or "none"
-            more = ", ..." if len(repaired.chunks) > 20 else ""
-            click.echo(f"Run the same kdpipe extract again: only these chunks are computed: {chunks}{more}.")
+        chunks = ", ".join(str(chunk) for chunk in repaired.chunks[:20]) or "none"
+        more = ", ..." if len(repaired.chunks) > 20 else ""
+        click.echo(f"{moved}Run the same kdpipe extract again: only these chunks are computed: {chunks}{more}.")
     elif repaired.unfinished:
         click.echo(f"{repaired.path} is not finished, and not damaged. Run the same kdpipe extract again.")
     else:

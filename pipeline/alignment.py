@@ -14,8 +14,8 @@ from .views import Preprocessing, input_digest
 
 logger = logging.getLogger(__name__)
 
-# recomputing an input costs a decode; 32 spread over the store find any systematic difference
-CHECKED_INPUTS = 32
+# recomputing an input costs a decode; 64 spread over the store find any systematic difference
+CHECKED_INPUTS = 64
 
 
 def check_alignment(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
@@ -88,7 +88,7 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
     checked, differing = 0, []
     for chunk in chunks:
         known = [kept for kept in store.receipt(int(chunk)).inputs if kept.row in position_of]
-        for kept in known[:per_chunk]:
+        for kept in known[:: -(-len(known) // per_chunk) or 1]:
             tensor = preprocessing.one(samples.raw(position_of[kept.row]))
             checked += 1
             if input_digest(tensor) != kept.digest:
@@ -107,9 +107,14 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
 
 
 def _library_cause(store: Store) -> str:
-    then, now = store.manifest.teacher.libraries.get("torchvision", "unknown"), version("torchvision")
-    if then != now:
-        return f"another version of the image libraries (torchvision {then} then, {now} now)"
+    recorded = store.manifest.teacher.libraries
+    others = [
+        f"{name} {recorded.get(name, 'unknown')} then, {version(name)} now"
+        for name in ("torchvision", "pillow")
+        if recorded.get(name) != version(name)
+    ]
+    if others:
+        return f"another version of the image libraries ({'; '.join(others)})"
     return "images that were changed or re-encoded since"
 
 

@@ -172,6 +172,7 @@ def _train(
 
     def save() -> None:
         nonlocal saved
+        trainer.check()
         step = trainer.epoch * len(trainer.data.sampler) + trainer.batch
         folder.save_checkpoint(step, {"trainer": trainer.state(), "records": msgspec.json.encode(records).decode()})
         saved = time.monotonic()

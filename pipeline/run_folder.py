@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import torch
 
-from ..stores.errors import KdpipeError, MismatchError, MissingExtraError, RefusedError
+from ..stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
 from ..stores.files import remove_temporaries, replacing, write_file
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class EventWriter:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise MissingExtraError("tensorboard", "--tensorboard") from None
+            raise missing_extra("tensorboard", "--tensorboard") from None
         self._writer = SummaryWriter(str(root / "tensorboard"))
 
     def write(self, record: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ import msgspec
 
 from ..stores.errors import UsageError, unknown
 
-_SECRET = re.compile(r"token|secret|passw|credential|api_?key|signature", re.IGNORECASE)
+_SECRET = re.compile(r"token$|secret|passw|pwd|credential|(api|access)_?key|sig(nature)?$|^auth", re.IGNORECASE)
+_USER = re.compile(r"//[^/@]*@")
 _SEPARATOR = re.compile(r"(\\*),(?=[A-Za-z_]\w*=)")
 
 OptionsT = TypeVar("OptionsT")
@@ -59,9 +60,10 @@ class Spec:
         return _join([head, *(f"{key}={value}" for key, value in self.options.items())])
 
     def public(self) -> str:
-        """The spec as a store may record it: options that look like a secret are left out."""
+        """The spec as a store may record it: options that look like a secret, users and queries are left out."""
         kept = {key: value for key, value in self.options.items() if not _SECRET.search(key)}
-        return str(dataclasses.replace(self, options=kept))
+        location = _USER.sub("//", self.location.partition("?")[0] if "://" in self.location else self.location)
+        return str(dataclasses.replace(self, location=location, options=kept))
 
     def take(self, *keys: str) -> "tuple[Spec, Spec]":
         """Split into (the options named by ``keys``, the rest); both keep name and location."""

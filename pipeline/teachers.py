@@ -93,7 +93,7 @@ def load_teacher(
         spec=parsed.public(),
         checksum=_checksum(parsed, module),
         num_parameters=parameter_count(module),
-        libraries={"torch": str(torch.__version__), "torchvision": version("torchvision")},
+        libraries={name: version(name) for name in ("torch", "torchvision", "pillow")},
     )
     module.requires_grad_(requires_grad=False)
     return Teacher(module.to(device), known or _published(loaded) or expected, info, device, precision)

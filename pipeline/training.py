@@ -33,6 +33,7 @@ class EpochTotals:
     steps: int = 0
     samples: int = 0
     seconds: float = 0.0
+    lr: float = 0.0
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, losses: dict[str, Tensor], samples: int) -> None:
@@ -106,15 +107,21 @@ class Trainer:
             self.totals.add(losses, len(batch.positions))
             self.totals.seconds = time.perf_counter() - started
             after_step()
-        means = self.totals.means()
-        if not all(np.isfinite(value) for value in means.values()):
-            raise KdpipeError(
-                f"The training diverged in epoch {self.epoch} (losses {means}). Lower --lr, or give --clip-grad 1."
-            )
+        self.check()
+        means, lr = self.totals.means(), self.totals.lr
         speed = self.totals.samples / max(self.totals.seconds, 1e-9)
         seconds = self.totals.seconds
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, EpochTotals()
-        return {**means, "lr": float(self._schedule.get_last_lr()[0]), "seconds": seconds, "images_per_second": speed}
+        return {**means, "lr": lr, "seconds": seconds, "images_per_second": speed}
+
+    def check(self) -> None:
+        """Raise KdpipeError if the training has diverged: such a state must not become a checkpoint."""
+        means = self.totals.means()
+        if not all(np.isfinite(value) for value in means.values()):
+            raise KdpipeError(
+                f"The training diverged in epoch {self.epoch} (losses {means}). "
+                "Lower --lr or give --clip-grad 1, with another --out."
+            )
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         inputs = batch.inputs.to(self.device, non_blocking=True)
@@ -130,6 +137,7 @@ class Trainer:
                 **targets,
             )
         )
+        self.totals.lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(losses["loss"]).backward()
         if self._clip_grad is not None:
@@ -184,8 +192,8 @@ def evaluate(
     precision: str,
     num_workers: int = 0,
 ) -> Accuracy:
-    """The accuracy of a network over a whole data set; the network is left in the mode it was in."""
-    was_training = module.training
+    """The accuracy of a network over a whole data set; every part is left in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     tally = AccuracyTally(dataset.samples.num_classes)
     starts = range(0, len(dataset), batch_size)
@@ -194,5 +202,6 @@ def evaluate(
         with autocast(precision, device):
             predictions = module(batch.inputs.to(device)).argmax(1)
         tally.add(batch.labels.numpy(), predictions.cpu().numpy())
-    module.train(was_training)
+    for part, training in modes.items():
+        part.training = training
     return tally.accuracy(class_groups)

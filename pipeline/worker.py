@@ -22,7 +22,7 @@ from .groups import group_names
 from .inputs import Batch, InputDataset, load_batches
 from .teachers import Teacher
 
-DIGESTS_PER_CHUNK = 4
+DIGESTS_PER_CHUNK = 16
 _FLOAT16_MAX = 65504.0
 
 

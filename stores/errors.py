@@ -48,8 +48,10 @@ class BadSampleError(KdpipeError):
 class MissingExtraError(KdpipeError):
     """An optional dependency is not installed."""
 
-    def __init__(self, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the extra '{extra}': pip install 'kdpipe[{extra}]'.")
+
+def missing_extra(extra: str, purpose: str) -> MissingExtraError:
+    """The error for something that needs an optional dependency."""
+    return MissingExtraError(f"{purpose} needs the extra '{extra}': pip install 'kdpipe[{extra}]'.")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -28,7 +28,7 @@ class Repair:
     Attributes:
         path: the store.
         store_id: of the store, as far as it can be known.
-        changed: whether anything was moved.
+        changed: whether anything was moved, or the manifest now says that the store is unfinished.
         unfinished: whether chunks are missing that no repair can bring back, only the extraction.
         quarantine: where the damaged files are now, relative to the store.
         moved: the files that were moved there, by their paths in the store.
@@ -84,21 +84,22 @@ def _set_aside(root: Path, found: Repair, damaged: list[Finding]) -> Repair:
     quarantine = _new_quarantine(root)
     chunks = sorted({finding.chunk for finding in damaged if finding.chunk is not None})
     files = sorted({finding.path for finding in damaged if finding.chunk is None and finding.path != MANIFEST})
+    marked = False
     if any(finding.path == MANIFEST for finding in damaged):
         # nothing else can be known, or moved, without it; the next extraction writes it again
         chunks, files = [], [MANIFEST]
     else:
         manifest = Manifest.read(root)
-        _mark_unfinished(root, manifest, quarantine)
+        marked = _mark_unfinished(root, manifest, quarantine)
         # all receipts first: from then on no damaged chunk counts, whatever happens to the files
         files = [receipt_file(chunk) for chunk in chunks] + files
         files += [name for chunk in chunks for name in _chunk_files(manifest, chunk)]
     moved = [name for name in files if _move(root, name, quarantine)]
     return replace(
         found,
-        changed=bool(moved),
+        changed=marked or bool(moved),
         unfinished=True,
-        quarantine=quarantine.relative_to(root).as_posix() if moved else None,
+        quarantine=quarantine.relative_to(root).as_posix() if marked or moved else None,
         moved=tuple(moved),
         chunks=tuple(chunks),
     )
@@ -114,12 +115,13 @@ def _is_repairable(finding: Finding, root: Path) -> bool:
     return True
 
 
-def _mark_unfinished(root: Path, manifest: Manifest, quarantine: Path) -> None:
+def _mark_unfinished(root: Path, manifest: Manifest, quarantine: Path) -> bool:
     """Let the manifest say "writing"; the finished one is kept beside the damaged files."""
     if manifest.state == "writing":
-        return
+        return False
     write_file(quarantine, MANIFEST, (root / MANIFEST).read_bytes())
     manifests.replace(manifest, state="writing", finished=None, accuracy=None, receipts=None).write(root)
+    return True
 
 
 def _chunk_files(manifest: Manifest, chunk: int) -> Iterator[str]:

@@ -55,10 +55,10 @@ class FolderOptions:
 def folder(spec: Spec) -> Samples:
     """A folder of class folders. Sample ids are paths relative to it."""
     options = spec.into(FolderOptions)
-    root = Path(spec.location)
+    root = Path(spec.location).expanduser()
     if not spec.location or not root.is_dir():
         raise UsageError(f"'{spec.location}' is not a folder. Write folder:DIR with one sub-folder for each class.")
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not found:
         raise UsageError(f"{root} has no sub-folders. folder:DIR needs one sub-folder for each class.")
     names = found if options.classes is None else _read_names(Path(options.classes))

@@ -63,7 +63,7 @@ def torchvision_dataset(spec: Spec) -> Samples:
             raise unknown(f"split of {spec.location}", split, ("train", "test"))
         options["train"] = str(split == "train")
     dataset = call_factory(location, options, {})
-    return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
+    return _from_dataset(dataset, spec, prefix=_split_of(dataset) or spec.options.get("split", ""))
 
 
 @data_source("python")
@@ -77,6 +77,14 @@ def python_dataset(spec: Spec) -> Samples:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UsageError(f"'{spec.location}' returned a {type(dataset).__name__}, not a map-style data set.")
     return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))
+
+
+def _split_of(dataset: Any) -> str:
+    """The split as torchvision's data sets keep it, however it was asked for: ids must not depend on the spelling."""
+    train = getattr(dataset, "train", None)
+    if isinstance(train, bool):
+        return "train" if train else "test"
+    return str(getattr(dataset, "split", None) or getattr(dataset, "_split", None) or "")
 
 
 def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:

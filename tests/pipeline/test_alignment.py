@@ -142,17 +142,17 @@ def test_contents_swapped_under_the_right_ids_are_refused(check: Callable[..., N
     indices, labels = samples_of().indices.copy(), samples_of().labels
     for class_id in range(5):
         indices[labels == class_id] = np.roll(indices[labels == class_id], 1)
-    with pytest.raises(MismatchError, match=r"(\d+) of 16 recomputed inputs .*another order of the files' content"):
+    with pytest.raises(MismatchError, match=r"(\d+) of 64 recomputed inputs .*another order of the files' content"):
         check(samples_of(indices=indices))
 
 
 def test_a_single_changed_image_is_found_where_its_digest_is_kept(made: Path, check: Callable[..., None]) -> None:
     kept = [digest.row for chunk in range(4) for digest in open_store(made).receipt(chunk).inputs]
-    assert len(kept) == 16
-    for row in kept[::5]:
+    assert len(kept) == 64
+    for row in kept[::13]:
         indices = samples_of().indices.copy()
         indices[row] = 1000
-        with pytest.raises(MismatchError, match=rf"1 of 16 recomputed inputs .*\(rows {row} of"):
+        with pytest.raises(MismatchError, match=rf"1 of 64 recomputed inputs .*\(rows {row} of"):
             check(samples_of(indices=indices))
 
 

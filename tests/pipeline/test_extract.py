@@ -196,7 +196,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
         "    def __getitem__(self, i): return torch.full((1, 4, 4), float(i % 7)), int(self.targets[i])\n"
         "def data(n): return D(n)\n"
         "class T(torch.nn.Module):\n"
-        "    def forward(self, x): return x.flatten(1)[:, :1] * torch.arange(500.0) / 500\n"
+        "    def forward(self, x): return (x.flatten(1)[:, :1] + 1) * torch.arange(500.0) / 500\n"
         "def teacher(): return T()\n"
         "if __name__ == '__main__':\n"
         "    from kdpipe.pipeline import ExtractConfig, extract\n"

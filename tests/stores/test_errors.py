@@ -2,7 +2,7 @@
 
 import pytest
 from kdpipe.stores import errors
-from kdpipe.stores.errors import MissingExtraError, UsageError, unknown
+from kdpipe.stores.errors import UsageError, missing_extra, unknown
 
 
 def test_an_unknown_name_suggests_the_nearest_and_lists_all():
@@ -37,4 +37,4 @@ def test_a_wrong_argument_is_also_a_value_error():
 
 
 def test_a_missing_extra_says_how_to_get_it():
-    assert "pip install 'kdpipe[remote]'" in str(MissingExtraError("remote", "Reading s3://"))
+    assert "pip install 'kdpipe[remote]'" in str(missing_extra("remote", "Reading s3://"))
