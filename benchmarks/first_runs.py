@@ -192,7 +192,10 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         page = Page(Path(folder))
-        page.text("# First runs on real data\n\nWritten by `make first-runs` (benchmarks/first_runs.py).\n")
+        page.text(
+            "# First runs on real data\n\nWritten by `make first-runs` (benchmarks/first_runs.py). The machine did other work "
+            "meanwhile: the times are no benchmark.\n"
+        )
         page.text(
             f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), Python "
             f"{platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "

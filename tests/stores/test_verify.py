@@ -114,13 +114,6 @@ def test_a_whole_store_gives_no_findings(tmp_path, shape, changes, deep):
         assert report.rows_checked == content.manifest.num_samples * content.manifest.num_views
 
 
-def test_the_fingerprint_of_labels_is_the_extraction_s():
-    from kdpipe.pipeline.data import load_data
-
-    samples = load_data("digits,split=train")
-    assert labels_fingerprint(samples.labels.astype(np.int32)) == samples.info().labels
-
-
 def test_ties_after_rounding_are_no_contradiction(tmp_path):
     content = real_content(*SHAPE)
     logits = 100 + content.logits / 1000  # float16 makes most of them equal
@@ -515,9 +508,10 @@ def test_receipts_that_list_other_files_or_impossible_sizes_are_found(store):
 
 def test_zarr_metadata_of_another_shape_is_found_and_another_spelling_is_not(tmp_path, monkeypatch):
     from kdpipe.stores import writer
+    from kdpipe.stores.payload import metadata_documents
 
     content = real_content(*SHAPE)
-    documents = writer.metadata_documents(content.manifest)
+    documents = metadata_documents(content.manifest)
     path = "payload.zarr/logits/zarr.json"
     body = msgspec.json.decode(documents[path])
 
