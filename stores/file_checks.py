@@ -80,6 +80,7 @@ class FileChecks:
                 found.add(path, "missing", "it is missing", chunk=chunk)
             return None
         try:
+            _check_plain(self._root / path)
             receipt = Receipt.read(self._root, self._manifest.grid, chunk)
             data = (self._root / path).read_bytes()
             canonical = msgspec.json.encode(msgspec.json.decode(data)) + b"\n"
@@ -120,6 +121,7 @@ def read_manifest(root: Path, found: Collector) -> Manifest | None:
     """
     path = root / MANIFEST
     try:
+        _check_plain(path)
         manifest = Manifest.read(root)
         data = path.read_bytes()
         written = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(data)), indent=2) + b"\n"
@@ -137,6 +139,12 @@ def read_manifest(root: Path, found: Collector) -> Manifest | None:
         problem = "its content is proven, but its bytes are not as kdpipe writes them"
         found.add(MANIFEST, "manifest", problem, severity="warning")
     return manifest
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse a named pipe and the like, which would be waited for; what is missing is said by whoever reads it."""
+    if path.exists() and not path.is_file():
+        raise CorruptStoreError(f"{path} is not a file. Restore it.")
 
 
 def _is_sealed(path: Path) -> bool:

@@ -304,6 +304,8 @@ def _readable(model: Manifest | Receipt, document: bytes) -> bytes:
 
 def _read_json(path: Path, model: type[ModelT]) -> ModelT:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise CorruptStoreError(f"{path} is not a file. Restore it.")
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise CorruptStoreError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: refused unread.")
         return msgspec.json.decode(path.read_bytes(), type=model)

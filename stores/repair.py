@@ -1,7 +1,7 @@
 """Repairing a store: what is damaged is moved aside, so that the same extraction computes it again and nothing else.
 
-Nothing is deleted. The manifest says "writing" before anything is moved, and a chunk's receipt goes before its files:
-a kill at any instant leaves a store that is unfinished, not one that looks whole.
+Nothing is deleted. The receipts of damaged chunks go first, then the manifest says "writing", then the files go: a kill
+at any instant leaves a store that verify does not call whole, and that no extraction finishes with a damaged chunk.
 """
 
 import os
@@ -84,17 +84,17 @@ def _set_aside(root: Path, found: Repair, damaged: list[Finding]) -> Repair:
     quarantine = _new_quarantine(root)
     chunks = sorted({finding.chunk for finding in damaged if finding.chunk is not None})
     files = sorted({finding.path for finding in damaged if finding.chunk is None and finding.path != MANIFEST})
-    marked = False
+    marked, moved = False, []
     if any(finding.path == MANIFEST for finding in damaged):
         # nothing else can be known, or moved, without it; the next extraction writes it again
         chunks, files = [], [MANIFEST]
     else:
         manifest = Manifest.read(root)
+        # all receipts before the manifest opens the store again: no extraction can count a damaged chunk as whole
+        moved += [name for name in map(receipt_file, chunks) if _move(root, name, quarantine)]
         marked = _mark_unfinished(root, manifest, quarantine)
-        # all receipts first: from then on no damaged chunk counts, whatever happens to the files
-        files = [receipt_file(chunk) for chunk in chunks] + files
         files += [name for chunk in chunks for name in _chunk_files(manifest, chunk)]
-    moved = [name for name in files if _move(root, name, quarantine)]
+    moved += [name for name in files if _move(root, name, quarantine)]
     return replace(
         found,
         changed=marked or bool(moved),

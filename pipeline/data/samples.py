@@ -1,7 +1,6 @@
 """A labelled data set whose every sample has an id that stays its own."""
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ...stores.content import labels_fingerprint
 from ...stores.errors import UsageError
 from ...stores.manifest import DatasetInfo, fingerprint
 from ..specs import Spec
@@ -155,7 +155,7 @@ class Samples:
         return DatasetInfo(
             spec=Spec.parse(self.spec).public(),
             sample_ids=fingerprint(self.sample_ids.to_pylist()),
-            labels=f"sha256:{hashlib.sha256(self.labels.astype('<i8').tobytes()).hexdigest()}",
+            labels=labels_fingerprint(self.labels),
             classes=fingerprint(self.class_names),
             long_tail=None if self.long_tail is None else dataclasses.asdict(self.long_tail),
         )

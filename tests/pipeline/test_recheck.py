@@ -115,6 +115,22 @@ def test_one_wrong_row_is_found_when_every_row_is_computed_again(tmp_path):
     assert "1 of 250 rows computed again: row 253 is off by 0.25" in finding.problem
 
 
+@pytest.mark.parametrize(("low", "high", "found"), [(1e-3, 1e-2, True), (0, 1e-4, False)])
+def test_swapped_ranks_are_found_unless_their_logits_are_as_good_as_equal(tmp_path, low, high, found):
+    store = make(tmp_path, codec="float32")
+    values = open_store(store).read(range(CHUNK_ROWS), arrays=("logits", "ranks"))
+    ordered = np.take_along_axis(values["logits"], values["ranks"].astype(np.int64), axis=1)
+    gaps = -np.diff(ordered, axis=1) / np.abs(ordered).max(1, keepdims=True)
+    row, place = np.argwhere((gaps > low) & (gaps < high))[0].tolist()
+
+    def swap(ranks: np.ndarray) -> None:
+        ranks[row, [place, place + 1]] = ranks[row, [place + 1, place]]
+
+    path = rewrite(store, "ranks", 0, swap)
+    replay = recheck(store, teacher=TEACHER, data=DATA, rows=10**6, device="cpu")
+    assert [finding.path for finding in replay.findings] == ([path] if found else [])
+
+
 def test_numbers_that_are_not_finite_and_ranks_that_are_no_class_are_found(tmp_path):
     store = make(tmp_path)
     paths = {
