@@ -18,7 +18,7 @@ UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test first-runs lint types check install clean distclean
+.PHONY: help demo test first-runs faults lint types check install clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ types: install ## pyright over the package and its tests
 first-runs: install ## run real teachers on real data; writes docs/first-runs.md (about 20 minutes)
 	$(PIP) install --quiet --group proofs
 	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(PY) benchmarks/first_runs.py
+
+faults: install ## kill, starve and damage kdpipe in every way; writes docs/reliability.md (about 15 minutes)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/faults
 
 check: test lint types ## all three
 

@@ -20,6 +20,7 @@ from .layout import LOCKS
 # a claim is renewed every 30 s while its process works; after 10 minutes without that it is taken over
 _RENEWED_SECONDS = 30.0
 _STALE_SECONDS = 600.0
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,14 @@ class ChunkClaims:
 
     def take(self, chunk: int) -> bool:
         """Claim a chunk; False while another process holds it. A claim whose process is gone is taken over."""
-        self._folder.mkdir(exist_ok=True)
         path = self._path(chunk)
-        for _ in range(2):
+        for _ in range(_ATTEMPTS):
+            self._folder.mkdir(exist_ok=True)
             try:
                 with path.open("xb") as file:
                     file.write(msgspec.json.encode(Claim.mine()))
+            except FileNotFoundError:
+                continue  # another process removed the empty folder just now
             except FileExistsError:
                 if not _is_stale(path):
                     return False
@@ -88,9 +91,12 @@ class ChunkClaims:
             self._path(chunk).unlink(missing_ok=True)
 
     def release_all(self) -> None:
-        """Give all chunks up, and remove the folder if no other process has claims in it."""
+        """Give all chunks up, and remove what dead processes left; the folder too, unless others have claims in it."""
         for chunk in tuple(self._held):
             self.release(chunk)
+        for path in self._folder.glob("*.json"):
+            if _is_stale(path):
+                path.unlink(missing_ok=True)
         try:
             self._folder.rmdir()
         except OSError:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import manifest as manifests
-from .claims import living_claims
+from .claims import ChunkClaims, living_claims
 from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
 from .layout import CLASSES, MANIFEST, PAYLOAD, RECEIPTS, array_file, receipt_file, samples_file
@@ -51,8 +51,9 @@ class StoreWriter:
         elif _is_foreign(root, manifest):
             raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
         writer = cls(root, manifest)
+        remove_temporaries(root)
+        ChunkClaims(root).release_all()  # holds none yet: this removes those of dead processes
         if manifest.state == "writing":
-            remove_temporaries(root)
             writer._write_skeleton(classes)
         return writer
 

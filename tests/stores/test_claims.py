@@ -42,6 +42,14 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert ChunkClaims(tmp_path).take(0)
 
 
+def test_what_dead_processes_left_is_removed_at_the_end(tmp_path: Path) -> None:
+    write_claim(tmp_path, 7, process_started=1)
+    claims = ChunkClaims(tmp_path)
+    claims.take(0)
+    claims.release_all()
+    assert not (tmp_path / "locks").exists()
+
+
 def test_a_process_number_used_again_is_another_process(tmp_path: Path) -> None:
     write_claim(tmp_path, 0, process_started=1)
     assert ChunkClaims(tmp_path).take(0)

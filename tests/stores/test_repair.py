@@ -154,9 +154,7 @@ def test_what_lies_in_a_files_place_is_moved_whatever_it_is(store, content, whol
 
 
 @pytest.mark.parametrize("killed_at", range(8))
-def test_a_kill_at_any_move_leaves_a_damaged_store_that_can_be_repaired(
-    whole, store, content, monkeypatch, killed_at
-):
+def test_a_kill_at_any_move_leaves_a_damaged_store_that_can_be_repaired(whole, store, content, monkeypatch, killed_at):
     flip(store / array_file("logits", 0, 1))
     flip(store / array_file("ranks", 1, 1))
     flip(store / CLASSES)
