@@ -6,7 +6,7 @@ data set -> samples with stable ids -> input tensors -> teacher's logits -> chun
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -81,10 +81,11 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
     teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
     _try_once(teacher, samples)
     workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
-    samples = _in_row_order(_readable(samples, teacher.preprocessing, config, workers), config.order)
+    readable = _readable(samples, teacher.preprocessing, config, workers)
+    unreadable, samples = len(samples) - len(readable), _in_row_order(readable, config.order)
     groups, rule = assign_groups(config.groups, samples.class_counts, samples.class_names)
     classes = classes_table(samples.class_names, samples.class_counts, group_names(groups))
-    writer = StoreWriter.open(config.out, _manifest(config, samples, teacher, rule), classes)
+    writer = StoreWriter.open(config.out, _manifest(config, samples, teacher, rule, unreadable), classes)
     if writer.complete:
         return ExtractResult(manifest=writer.manifest, computed=0)
 
@@ -146,7 +147,7 @@ def _in_row_order(samples: Samples, order: str) -> Samples:
     return samples.select(epoch_order(positions, len(samples), order="random", seed=int(seed or 0), epoch=0))
 
 
-def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_rule: str) -> Manifest:
+def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_rule: str, unreadable: int) -> Manifest:
     num_classes = samples.num_classes
     depth = min(config.rank_depth or num_classes, num_classes)
     available = {
@@ -162,7 +163,7 @@ def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_r
         num_classes=num_classes,
         chunk_rows=min(config.chunk_rows or default_chunk_rows(len(samples), row_bytes), len(samples)),
         arrays=arrays,
-        dataset=samples.info(),
+        dataset=replace(samples.info(), unreadable=unreadable),
         teacher=teacher.info,
         preprocessing=teacher.preprocessing.to_dict(),
         group_rule=group_rule,

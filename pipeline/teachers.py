@@ -14,6 +14,7 @@ from .data import Samples
 from .hardware import autocast
 from .model_card import ModelCard
 from .models import LoadedModel, load_model, parameter_count, set_eval, state_checksum
+from .models.weights import first_line
 from .specs import Spec
 from .views import Preprocessing
 
@@ -51,9 +52,9 @@ class Teacher:
             raise KdpipeError(
                 f"The teacher ran out of memory with batches of {len(inputs)}. Give a smaller --batch-size."
             ) from None
-        except RuntimeError as error:
+        except Exception as error:  # a network may raise anything when its input does not fit
             raise KdpipeError(
-                f"The teacher cannot take inputs of shape {tuple(inputs.shape)}: {error}. "
+                f"The teacher cannot take inputs of shape {tuple(inputs.shape)}: {first_line(error)}. "
                 "Does --preprocess give it the size and channels it was trained with?"
             ) from error
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(inputs):

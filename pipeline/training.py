@@ -20,6 +20,7 @@ from .accuracy import AccuracyTally
 from .hardware import autocast
 from .inputs import Batch, InputDataset, load_batches
 from .losses import LossInputs, Objective
+from .models.weights import first_line
 from .optimisation import OptimiserConfig, build_optimizer, build_schedule
 from .training_data import TrainingData
 
@@ -126,8 +127,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = {name: array.to(self.device, non_blocking=True) for name, array in self.data.targets(batch).items()}
-        with autocast(self.precision, self.device):
-            logits = self.student(inputs)
+        logits = self._logits(inputs)
         losses = self.objective(
             LossInputs(
                 student_logits=logits,
@@ -149,6 +149,30 @@ class Trainer:
         if self._average is not None:
             self._average.update_parameters(self.student)
         return losses
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        """The student's logits (B, C).
+
+        Raises:
+            KdpipeError: the student cannot take these inputs, or gives something else.
+        """
+        try:
+            with autocast(self.precision, self.device):
+                logits = self.student(inputs)
+        except torch.OutOfMemoryError:
+            raise KdpipeError(
+                f"The student ran out of memory with batches of {len(inputs)}. Give a smaller --batch-size."
+            ) from None
+        except Exception as error:  # a network may raise anything when its input does not fit
+            raise KdpipeError(
+                f"The student cannot take inputs of shape {tuple(inputs.shape)}: {first_line(error)}. Is it made for "
+                "images of this size, and batches of this size?"
+            ) from error
+        wanted = (len(inputs), self.data.dataset.samples.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != wanted:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise KdpipeError(f"The student gives {given} in training, not logits of shape {wanted} (batch, classes).")
+        return logits
 
     def state(self) -> dict[str, Any]:
         """Everything the next step depends on, as tensors and plain values."""

@@ -54,6 +54,7 @@ class DatasetInfo:
         labels: fingerprint of the ordered labels.
         classes: fingerprint of the ordered class names.
         long_tail: parameters of the long-tail subsampling, if any.
+        unreadable: how many samples were left out because they could not be read.
     """
 
     spec: Text
@@ -61,6 +62,7 @@ class DatasetInfo:
     labels: Digest
     classes: Digest
     long_tail: dict[Text, float | int | None] | None = None
+    unreadable: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class Child:
             target = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(target, 1)
             os.dup2(target, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs us in the background
             function()
             code = 0
         except SystemExit as error:

@@ -140,6 +140,26 @@ def test_a_store_that_names_code_is_not_run(cli: Cli, workplace: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("assert x.shape[1] == 3, 'three channels'", "cannot take inputs of shape (64, 1, 8, 8): three channels"),
+        ("return (x, x)", "gives a tuple in training"),
+        ("return x.flatten(1)[:, :7] * self.w", "gives (64, 7) in training, not logits of shape (64, 10)"),
+    ],
+)
+def test_a_student_that_does_not_fit_says_how(cli: Cli, store: str, workplace: Path, body: str, message: str) -> None:
+    (workplace / f"my_student{hash(body) % 1000}.py").write_text(
+        "import torch\nclass S(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.w = torch.nn.Parameter(torch.ones(1))\n    def forward(self, x):\n        {body}\n"
+        "def student(): return S()\n"
+    )
+    student = f"python:my_student{hash(body) % 1000}:student"
+    outcome = cli("distill", "--store", store, "--student", student, *RUN[2:], "--loss", "kd", "--out", "run")
+    assert outcome.code in (1, 2)
+    assert message in outcome.err
+
+
 def test_allow_mismatch_keeps_the_reason(cli: Cli, store: str) -> None:
     arguments = ["distill", "--store", store, *RUN, "--loss", "kd", "--preprocess", "image,std=0.5", "--out", "run"]
     outcome = cli(*arguments, "--allow-mismatch", "an ablation", "--json")

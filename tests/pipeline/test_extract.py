@@ -172,6 +172,7 @@ def test_an_unreadable_image_is_named_or_skipped(photos: Path) -> None:
     extract(config("skipped.kd", **folder, on_bad_sample="skip"))
     ids = open_store("skipped.kd").samples(["sample_id"])["sample_id"].to_pylist()
     assert len(ids) == 11
+    assert open_store("skipped.kd").manifest.dataset.unreadable == 1
     assert "dog/3.png" not in ids
 
 
