@@ -42,6 +42,7 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--workers", default="auto", callback=auto_int, show_default=True, help="Reading processes.")
 @click.option("--val-every", default=1, show_default=True, type=click.IntRange(1), help="Epochs between validations.")
 @click.option("--checkpoint-seconds", default=600.0, show_default=True, help="Longest time between checkpoints.")
+@click.option("--resume", is_flag=True, help="Insist on going on: refuse to begin a run that has no checkpoint.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @click.option("--verify", is_flag=True, help="Compare every chunk with its checksum before its first use.")
 @click.option("--allow-mismatch", metavar="REASON", help="Train although data and store differ; the reason is kept.")

@@ -89,6 +89,8 @@ class DistillConfig:
         workers: reading processes.
         val_every: validate after so many epochs, and after the last.
         checkpoint_seconds: write a checkpoint when so much time has passed, and after every epoch.
+        resume: insist on going on: refuse to start where there is no checkpoint. (Without it, a run that was
+            interrupted is continued too.)
         tensorboard: also write TensorBoard events (extra).
         verify: compare every chunk of the store with its checksum before its first use.
         allow_mismatch: go on although data and store do not agree, for this reason, which is kept in the run.
@@ -114,6 +116,7 @@ class DistillConfig:
     workers: int | None = None
     val_every: int = 1
     checkpoint_seconds: float = 600.0
+    resume: bool = False
     tensorboard: bool = False
     verify: bool = False
     allow_mismatch: str | None = None

@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from .. import __version__
-from ..stores import Accuracy, MismatchError, Store, UsageError, open_store
+from ..stores import Accuracy, MismatchError, RefusedError, Store, UsageError, open_store
 from ..stores.manifest import fingerprint
 from .config import DistillConfig
 from .data import Samples, load_data
@@ -78,6 +78,8 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     if folder.summary is not None:
         return DistillResult(summary=folder.summary, trained=False)
 
+    if config.resume and not folder.begun:
+        raise RefusedError(f"{config.out} has no checkpoint to go on from. Leave --resume out to begin.")
     started = time.perf_counter()
     records = _train(config, trainer, folder, validate, on_epoch)
     _card(config, samples, preprocessing, store).save(trainer.module, folder.student)

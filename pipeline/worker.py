@@ -4,7 +4,6 @@ Shapes: R rows of a chunk, B batch, C classes.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +71,8 @@ class ChunkWorker:
     def run(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[int]:
         """Make those of the chunks that can be claimed; gives the number of samples computed, after every batch.
 
-        A chunk is written by a thread while the teacher works on the next one; at most two are in memory. All
-        are on disk when the iterator ends.
+        A chunk is on disk before the teacher begins the next one, so that a kill costs at most one chunk of teacher
+        passes; loader workers read ahead meanwhile. One chunk is in memory.
 
         Raises:
             BadLogitsError: the teacher's logits are not finite, or too large for float16.
@@ -89,21 +88,16 @@ class ChunkWorker:
             num_workers=self._num_workers,
             pin_memory=self._teacher.device.type == "cuda",
         )
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kdpipe-write") as thread:
-            writing: Future[None] | None = None
-            chunk: _Chunk | None = None
-            computed = 0
-            for batch in batches:
-                chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
-                computed += self._add(chunk, batch)
-                claims.renew()
-                yield computed
-                if chunk.filled == len(chunk.rows):
-                    if writing is not None:
-                        writing.result()
-                    writing, chunk = thread.submit(self._write, chunk, claims), None
-            if writing is not None:
-                writing.result()
+        chunk: _Chunk | None = None
+        computed = 0
+        for batch in batches:
+            chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
+            computed += self._add(chunk, batch)
+            claims.renew()
+            yield computed
+            if chunk.filled == len(chunk.rows):
+                self._write(chunk, claims)
+                chunk = None
 
     def _plan(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[list[int]]:
         """The positions of every batch; a chunk is claimed when its first batch is asked for."""

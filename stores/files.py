@@ -94,10 +94,10 @@ def write_file(root: Path, relative: str, data: bytes | memoryview) -> FileRecor
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path``, durably, when the block ends; an exception removes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     mark = f"{socket.gethostname()}@{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}~{mark}{_TEMPORARY}")
     try:
+        _make_folder(path.parent)
         yield temporary
         on_step("written", path)
         _fsync(temporary)
@@ -106,9 +106,19 @@ def replacing(path: Path) -> Iterator[Path]:
         on_step("renamed", path)
         _fsync(path.parent)
         on_step("durable", path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say of itself which file it was
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably: a file's name is no use if its folder's is lost."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in new:
+        _fsync(place.parent)
 
 
 def remove_temporaries(root: Path) -> None:

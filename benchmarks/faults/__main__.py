@@ -52,6 +52,7 @@ def more(folder: Path, *, quick: bool) -> list[Row]:
     """Every fault but the kills at named steps."""
     store = folder / f"reference-{extraction.CHUNK_ROWS}.kd"
     return [
+        *extraction.step_kills(folder, beside=True),
         extraction.random_kills(folder, 10 if quick else 200, processes=1),
         extraction.random_kills(folder, 6 if quick else 100, processes=2),
         *environment.all_faults(folder, 2.0 if quick else 60.0),
@@ -73,9 +74,6 @@ def page(rows: list[Row], minutes: float) -> str:
         "| fault | times | what happened |",
         "|---|---|---|",
         *(f"| {row.fault} | {row.times:,} | {row.outcome}{'' if row.held else ' **FAILED**'} |" for row in rows),
-        "",
-        "An extraction writes one chunk while the teacher works on the next, so a kill can cost both: the chunk that was "
-        "being written, where it struck in those milliseconds, and the part of the next that was computed.",
         "",
         "Not in this table, but in the tests (`make test`): every file of a store with a flipped bit, truncated to every "
         "power of two, deleted or swapped with another chunk's (tests/stores/test_verify.py); shuffled, shortened, "

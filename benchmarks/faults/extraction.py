@@ -99,19 +99,23 @@ def random_kills(folder: Path, kills: int, processes: int) -> Row:
         extra = sum(size for size in batches if size > 1) - ROWS
         if struck_here:
             repeated.append(extra / struck_here / CHUNK_ROWS)
+            right &= repeated[-1] <= 1
         stores, begun, struck_here = stores + 1, len(seen(folder)), 0
         _remove(out)
     mean = sum(repeated) / len(repeated)
     outcome = (
         f"{stores} stores, {'all' if right else 'NOT all'} byte-identical to an uninterrupted one; computed again, "
-        f"per kill: {mean:.2f} chunks on average"
+        f"per kill: {mean:.2f} chunks on average, at most {max(repeated):.2f}"
     )
     who = "one process" if processes == 1 else f"{processes} processes on one store"
     return Row(f"SIGKILL of an extraction at a random instant, {who}", struck, outcome, right)
 
 
-def step_kills(folder: Path) -> list[Row]:
-    """SIGKILL at every step of every file: written, synced, renamed, durable."""
+def step_kills(folder: Path, *, beside: bool = False) -> list[Row]:
+    """SIGKILL at every step of every file: written, synced, renamed, durable.
+
+    With ``beside``, a second process works on the same store and is left alone.
+    """
     chunk_rows = 300
     expected = reference(folder, chunk_rows)
     right, times, worst, step = True, {}, 0, 0
@@ -119,7 +123,10 @@ def step_kills(folder: Path) -> list[Row]:
         out = folder / "step.kd"
         before = len(seen(folder))
         name = folder / "step"
-        Child(_killed_at(step, name, extraction(out, chunk_rows))).wait()
+        victim = Child(_killed_at(step, name, extraction(out, chunk_rows)))
+        other = Child(extraction(out, chunk_rows)) if beside else None
+        victim.wait()
+        right &= other is None or other.wait() == 0
         if not name.exists():
             _remove(out)
             break
@@ -127,17 +134,16 @@ def step_kills(folder: Path) -> list[Row]:
         name.unlink()
         times[kind] = times.get(kind, 0) + 1
         Child(extraction(out, chunk_rows)).wait()
-        right &= content(out) == expected and not _left_over(out)
         worst = max(worst, sum(size for size in seen(folder)[before:] if size > 1) - ROWS)
+        right &= content(out) == expected and not _left_over(out) and worst <= chunk_rows
         _remove(out)
         step += 1
     outcome = (
         f"{'all' if right else 'NOT all'} byte-identical after resume; at most {worst} rows computed again "
         f"(a chunk is {chunk_rows})"
     )
-    return [
-        Row(f"SIGKILL when a file is {kind}, at every file", count, outcome, right) for kind, count in times.items()
-    ]
+    where = "of one of two processes, when its file is" if beside else "when a file is"
+    return [Row(f"SIGKILL {where} {kind}, at every file", count, outcome, right) for kind, count in times.items()]
 
 
 def _killed_at(step: int, name: Path, function: Callable[[], object]) -> Callable[[], object]:

@@ -165,3 +165,12 @@ def test_allow_mismatch_keeps_the_reason(cli: Cli, store: str) -> None:
     outcome = cli(*arguments, "--allow-mismatch", "an ablation", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)["allow_mismatch"] == "an ablation"
+
+
+def test_resume_refuses_to_begin(cli: Cli, store: str) -> None:
+    arguments = ["distill", "--store", store, *RUN, "--loss", "kd", "--out", "run"]
+    outcome = cli(*arguments, "--resume")
+    assert outcome.code == 3
+    assert "no checkpoint to go on from" in outcome.err
+    assert cli(*arguments).code == 0
+    assert cli(*arguments, "--resume").code == 0, "a finished run is left alone"

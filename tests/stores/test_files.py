@@ -1,5 +1,6 @@
 """Files are whole or absent, whatever kills their writer."""
 
+import errno
 import os
 import signal
 import socket
@@ -148,3 +149,13 @@ def test_a_file_of_another_size_is_corrupt(tmp_path):
     (tmp_path / "file").unlink()
     with pytest.raises(CorruptStoreError, match="file cannot be read"):
         record.check_size(tmp_path)
+
+
+def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
+    def failing(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a/file'"):
+        write_file(tmp_path, "a/file", b"data")
+    assert not list(tmp_path.rglob("*.tmp"))
