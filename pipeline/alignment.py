@@ -82,14 +82,14 @@ def _check_preprocessing(store: Store, preprocessing: Preprocessing) -> None:
 def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
     """Recompute input digests, evenly spread over the chunks."""
     grid = store.manifest.grid
-    position_of = dict(zip(joined.rows.tolist(), joined.positions.tolist(), strict=True))
     chunks = np.unique(np.linspace(0, grid.chunks_per_view - 1, CHECKED_INPUTS).round().astype(int))
     per_chunk = max(1, CHECKED_INPUTS // len(chunks))
     checked, differing = 0, []
     for chunk in chunks:
-        known = [kept for kept in store.receipt(int(chunk)).inputs if kept.row in position_of]
-        for kept in known[:: -(-len(known) // per_chunk) or 1]:
-            tensor = preprocessing.one(samples.raw(position_of[kept.row]))
+        kept_here = store.receipt(int(chunk)).inputs
+        known = [(kept, place) for kept in kept_here if (place := _place(joined.rows, kept.row)) is not None]
+        for kept, place in known[:: -(-len(known) // per_chunk) or 1]:
+            tensor = preprocessing.one(samples.raw(int(joined.positions[place])))
             checked += 1
             if input_digest(tensor) != kept.digest:
                 differing.append(kept.row)
@@ -104,6 +104,12 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
             f"{len(differing)} of {checked} recomputed inputs are not what the teacher saw (rows {_some(differing)} "
             f"of {store.path}). Likely cause: {cause}. Mend it, or accept it with --allow-mismatch REASON."
         )
+
+
+def _place(rows: np.ndarray, row: int) -> int | None:
+    """Where a row is in the ascending ``rows``, or None."""
+    place = int(np.searchsorted(rows, row))
+    return place if place < len(rows) and rows[place] == row else None
 
 
 def _library_cause(store: Store) -> str:

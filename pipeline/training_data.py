@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from torch import Tensor
@@ -51,7 +52,7 @@ class TrainingData:
     def epoch(self, epoch: int, first_batch: int, *, pin_memory: bool) -> Iterator[Batch]:
         """The batches of an epoch, from ``first_batch`` on."""
         self.sampler.set_epoch(epoch)
-        batches = [self.positions[indices].tolist() for indices in self.sampler][first_batch:]
+        batches = (self.positions[indices].tolist() for indices in islice(self.sampler, first_batch, None))
         return load_batches(self.dataset, batches, num_workers=self.num_workers, pin_memory=pin_memory)
 
 

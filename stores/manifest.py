@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -268,7 +269,7 @@ def manifest_schema() -> dict[str, Any]:
     return msgspec.json.schema(Manifest)
 
 
-def fingerprint(values: "list[str] | tuple[str, ...]") -> str:
+def fingerprint(values: Iterable[str]) -> str:
     """SHA-256 over an ordered list of texts; the length before each makes the boundaries part of it."""
     digest = hashlib.sha256()
     for value in values:

@@ -154,7 +154,7 @@ class Samples:
         """What a manifest says of this data set."""
         return DatasetInfo(
             spec=Spec.parse(self.spec).public(),
-            sample_ids=fingerprint(self.sample_ids.to_pylist()),
+            sample_ids=fingerprint(value.as_py() for value in self.sample_ids),
             labels=labels_fingerprint(self.labels),
             classes=fingerprint(self.class_names),
             long_tail=None if self.long_tail is None else dataclasses.asdict(self.long_tail),
