@@ -100,11 +100,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _make_folder(path.parent)
         yield temporary
         on_step("written", path)
-        _fsync(temporary)
+        sync(temporary)
         on_step("synced", path)
         temporary.replace(path)
         on_step("renamed", path)
-        _fsync(path.parent)
+        sync(path.parent)
         on_step("durable", path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def _make_folder(folder: Path) -> None:
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in new:
-        _fsync(place.parent)
+        sync(place.parent)
 
 
 def remove_temporaries(root: Path) -> None:
@@ -154,7 +154,8 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _fsync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

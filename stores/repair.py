@@ -13,7 +13,7 @@ from pathlib import Path
 from . import manifest as manifests
 from .claims import living_claims
 from .errors import RefusedError
-from .files import write_file
+from .files import sync, write_file
 from .layout import MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
 from .manifest import Manifest
 from .payload import payload_store_id
@@ -141,7 +141,7 @@ def _move(root: Path, name: str, quarantine: Path) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
     for folder in (target.parent, source.parent):
-        _sync(folder)
+        sync(folder)
     return True
 
 
@@ -149,11 +149,3 @@ def _new_quarantine(root: Path) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     names = (now if not number else f"{now}-{number}" for number in range(1000))
     return next(root / QUARANTINE / name for name in names if not (root / QUARANTINE / name).exists())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
