@@ -11,6 +11,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,29 +37,28 @@ def main() -> None:
         folder = Path(name)
         extraction.prepare(folder)
         sys.path.insert(0, name)
-        rows += extraction.step_kills(folder)
-        if "--steps" not in sys.argv:
-            rows += more(folder, quick=quick)
+        for row in faults(folder, quick=quick):
+            print(f"{'held' if row.held else 'FAILED'}  {row.times:>9,}  {row.fault}: {row.outcome}", flush=True)
+            rows.append(row)
     minutes = (time.perf_counter() - started) / 60
-    for row in rows:
-        print(f"{'held' if row.held else 'FAILED'}  {row.times:>9,}  {row.fault}: {row.outcome}")
     if len(sys.argv) == 1:
         PAGE.write_text(page(rows, minutes))
     if not all(row.held for row in rows):
         sys.exit(1)
 
 
-def more(folder: Path, *, quick: bool) -> list[Row]:
-    """Every fault but the kills at named steps."""
+def faults(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """Inject every fault; with ``--steps``, only the kills at every step of a file."""
+    yield from extraction.step_kills(folder)
+    if "--steps" in sys.argv:
+        return
+    yield from extraction.step_kills(folder, beside=True)
+    yield extraction.random_kills(folder, 10 if quick else 200, processes=1)
+    yield extraction.random_kills(folder, 6 if quick else 100, processes=2)
+    yield from environment.all_faults(folder, 2.0 if quick else 60.0)
+    yield training.killed_runs(folder, 3 if quick else 20)
     store = folder / f"reference-{extraction.CHUNK_ROWS}.kd"
-    return [
-        *extraction.step_kills(folder, beside=True),
-        extraction.random_kills(folder, 10 if quick else 200, processes=1),
-        extraction.random_kills(folder, 6 if quick else 100, processes=2),
-        *environment.all_faults(folder, 2.0 if quick else 60.0),
-        training.killed_runs(folder, 3 if quick else 20),
-        fuzz.fuzz(store, folder / "fuzz", 5_000 if quick else 1_000_000),
-    ]
+    yield fuzz.fuzz(store, folder / "fuzz", 5_000 if quick else 1_000_000)
 
 
 def page(rows: list[Row], minutes: float) -> str:

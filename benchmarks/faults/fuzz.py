@@ -1,5 +1,6 @@
 """Damaged manifests and receipts: a reader may say no, and nothing else."""
 
+import copy
 import json
 import random
 import resource
@@ -84,5 +85,5 @@ def _mutate(body: Any, generator: random.Random) -> None:
         if generator.random() < 0.2:
             del body[key]
         else:
-            body[key] = generator.choice(_VALUES)
+            body[key] = copy.deepcopy(generator.choice(_VALUES))  # a later mutation may go into it
         return
