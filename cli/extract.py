@@ -46,6 +46,7 @@ def extract(*, as_json: bool, **settings: Any) -> None:
     """
     from ..pipeline import ExtractConfig, Progress
     from ..pipeline import extract as run
+    from ..stores import BadSampleError
     from .show import show_manifest
 
     started = time.perf_counter()
@@ -55,7 +56,10 @@ def extract(*, as_json: bool, **settings: Any) -> None:
             speed = progress.computed / (time.perf_counter() - started)
             update(done=progress.found + progress.computed, total=progress.total, speed=f"{speed:,.0f} images/s")
 
-        result = run(ExtractConfig(**settings), on_progress)
+        try:
+            result = run(ExtractConfig(**settings), on_progress)
+        except BadSampleError as error:
+            raise BadSampleError(f"{error} To leave such samples out: --on-bad-sample skip.") from error
     if not result.computed:
         click.echo(f"{settings['out']} is finished already; nothing was changed.", err=True)
     show_manifest(settings["out"], result.manifest, as_json=as_json)

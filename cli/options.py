@@ -26,16 +26,25 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
     except (OSError, ValueError) as error:
         raise UsageError(f"The configuration {path} cannot be read: {error}.") from None
     settings.pop("resolved", None)  # what a run decided by itself, for the record
-    flags = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"}
+    options = [p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"]
+    flags = {name.lstrip("-").replace("-", "_"): option for option in options for name in option.opts}
     defaults = {}
     for key, value in settings.items():
         name = key.replace("-", "_")
         if name not in flags:
             raise unknown(f"key in {path}", key, (str(flag).replace("_", "-") for flag in flags))
         if value is not None:
-            listed = isinstance(value, list) and not flags[name].multiple
-            defaults[name] = ",".join(map(str, value)) if listed else value
+            defaults[str(flags[name].name)] = _as_typed(flags[name], value)
     context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _as_typed(option: click.Option, value: Any) -> Any:
+    """A value as it would be typed, so that it is checked as strictly as on the command line."""
+    if option.multiple:
+        return value if isinstance(value, list) else [value]
+    if option.is_flag:
+        return value
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 config_option = click.option(

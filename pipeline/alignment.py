@@ -102,7 +102,7 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
         cause = "another order of the files' content" if len(differing) < checked else _library_cause(store)
         raise MismatchError(
             f"{len(differing)} of {checked} recomputed inputs are not what the teacher saw (rows {_some(differing)} "
-            f"of {store.path}). Likely cause: {cause}. Mend it, or accept it with --allow-mismatch REASON."
+            f"of {store.path}). Likely cause: {cause}, or samples of another split under the same ids."
         )
 
 

@@ -53,6 +53,7 @@ class ExtractConfig:
     note: str | None = None
 
     def __post_init__(self) -> None:
+        _check_workers(self.workers)
         for name in ("chunk_rows", "rank_depth", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -122,6 +123,7 @@ class DistillConfig:
     allow_mismatch: str | None = None
 
     def __post_init__(self) -> None:
+        _check_workers(self.workers)
         for name in ("epochs", "batch_size", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
@@ -129,3 +131,8 @@ class DistillConfig:
             raise UsageError(f"--ema is {self.ema}; it must be between 0 and 1.")
         if self.store is None and self.data is None:
             raise UsageError("Give --store STORE, or --data SPEC with --loss ce.")
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers is {workers}; it must be 0 or above, or auto.")

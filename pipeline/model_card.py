@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..stores.files import replacing
@@ -55,4 +55,5 @@ class ModelCard:
             for name, tensor in module.state_dict().items()
         }
         with replacing(path) as temporary:
-            save_file(state, temporary, metadata={_KEY: msgspec.json.encode(self).decode()})
+            # not save_file, which makes a file that only its owner may read
+            temporary.write_bytes(save(state, metadata={_KEY: msgspec.json.encode(self).decode()}))

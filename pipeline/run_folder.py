@@ -11,6 +11,7 @@ import torch
 
 from ..stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
 from ..stores.files import remove_temporaries, replacing, write_file
+from .models.weights import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +87,15 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, whole or not at all, and keep the last two."""
-        with replacing(self.root / "checkpoints" / f"{step:010d}.pt") as temporary:
-            torch.save(state, temporary)
+        path = self.root / "checkpoints" / f"{step:010d}.pt"
+        try:
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
+        except RuntimeError as error:  # torch's zip writer does not say that the disk is full
+            raise KdpipeError(
+                f"The checkpoint {path} cannot be written ({first_line(error)}). Is the disk full? "
+                "What is finished is kept: mend this and run the command again."
+            ) from error
         for path in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
             path.unlink()
 

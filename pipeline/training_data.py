@@ -82,7 +82,7 @@ def lay_out(
         check_alignment(store, samples, joined, preprocessing)
     except MismatchError as mismatch:
         if config.allow_mismatch is None:
-            raise
+            raise MismatchError(f"{mismatch} To go on all the same: --allow-mismatch REASON.") from None
         logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
     targets = StoreTargets(store, joined, objective, len(samples))
     temperature = objective.group_mass_temperature

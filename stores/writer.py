@@ -55,6 +55,7 @@ class StoreWriter:
         ChunkClaims(root).release_all()  # holds none yet: this removes those of dead processes
         if manifest.state == "writing":
             writer._write_skeleton(classes)
+        writer._check_skeleton()
         return writer
 
     @property
@@ -121,6 +122,7 @@ class StoreWriter:
             raise RefusedError(
                 f"{self.root} lacks {len(missing)} of {self.manifest.grid.num_chunks} chunks. Run extract again."
             )
+        self._check_skeleton()
         finished = manifests.replace(
             self.manifest,
             state="complete",
@@ -131,6 +133,16 @@ class StoreWriter:
         finished.write(self.root)
         self.manifest = finished
         return finished
+
+    def _check_skeleton(self) -> None:
+        """Refuse to call a store finished that has lost what belongs to no chunk: its folder may have been moved."""
+        for record in self.manifest.files:
+            try:
+                record.check_size(self.root)
+            except CorruptStoreError as error:
+                raise CorruptStoreError(
+                    f"{error} The store is not whole: run kdpipe store repair {self.root}, then extract again."
+                ) from None
 
     def _write_skeleton(self, classes: pa.Table) -> None:
         """Manifest, class table and Zarr metadata, where they are not there as they should be."""

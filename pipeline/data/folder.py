@@ -34,9 +34,7 @@ class ImageFiles:
             with Image.open(path) as image:
                 return _eight_bits(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadSampleError(
-                f"{path} cannot be read as an image ({error}). Mend or remove it, or give --on-bad-sample skip."
-            ) from None
+            raise BadSampleError(f"{path} cannot be read as an image ({error}). Mend or remove it.") from None
 
 
 @dataclass(frozen=True)

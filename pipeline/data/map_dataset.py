@@ -39,7 +39,7 @@ class MapItems:
         except Exception as error:  # whatever a foreign data set raises, the sample must be named
             raise BadSampleError(
                 f"Item {position} of '{self.spec}' cannot be read ({type(error).__name__}: {error}). "
-                "Mend it, or give --on-bad-sample skip."
+                "Mend it, or leave it out."
             ) from error
 
 

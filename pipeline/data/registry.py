@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
-from ...stores.errors import unknown
+from ...stores.errors import UsageError, unknown
 from ..specs import Spec
 from .samples import LongTail, Samples
 
@@ -28,6 +29,8 @@ def load_data(text: str) -> Samples:
     """
     spec = Spec.parse(text)
     if spec.name not in _SOURCES:
+        if Path(text).is_dir():
+            raise UsageError(f"'{text}' is a folder. Write folder:{text}.")
         raise unknown("data scheme", spec.name, _SOURCES)
     tail_spec, source_spec = spec.take("imbalance", "max_per_class", "seed")
     samples = dataclasses.replace(_SOURCES[spec.name](source_spec), spec=text)

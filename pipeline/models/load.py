@@ -8,6 +8,8 @@
 The first three take ``weights=FILE``; torchvision also takes the name of one of its sets of weights.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +116,8 @@ def _load_torchvision_weights(spec: Spec, name: str) -> LoadedModel:
         raise unknown(f"weights of {spec.location}", name, known.__members__)
     weights = known[member]
     try:
-        with restricted_unpickling():
+        # stdout is for results: downloads are announced on stderr
+        with restricted_unpickling(), contextlib.redirect_stdout(sys.stderr):
             module = models.get_model(spec.location, weights=weights)
     except Exception as error:  # the network, the disk, the checksum or the file itself
         raise KdpipeError(

@@ -180,7 +180,8 @@ def _check_shapes(module: nn.Module, state: Mapping[str, Any], path: Path, num_c
     if all(_differs_only_at(0, a, b) and b[0] == num_classes for a, b in pairs.values()):
         raise MismatchError(
             f"The weights in {path} have {stored[0]} classes ({name} is {stored}), {num_classes} are needed: "
-            "use weights trained on these classes, or leave weights= out to start afresh."
+            "use weights trained on these classes, or give the data all the classes of the weights: "
+            "folder:DIR,classes=FILE."
         )
     if len(pairs) == 1 and len(stored) == 4 and _differs_only_at(1, stored, needed):
         raise MismatchError(

@@ -174,3 +174,11 @@ def test_resume_refuses_to_begin(cli: Cli, store: str) -> None:
     assert "no checkpoint to go on from" in outcome.err
     assert cli(*arguments).code == 0
     assert cli(*arguments, "--resume").code == 0, "a finished run is left alone"
+
+
+def test_one_loss_in_a_configuration_needs_no_list(cli: Cli, store: str, workplace: Path) -> None:
+    (workplace / "c.toml").write_text('loss = "kd"\nstudent = "kdpipe:convnet_tiny"\nepochs = 1\n')
+    outcome = cli("distill", "--config", "c.toml", "--store", store, "--out", "run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["loss"] == ["kd"]
+    assert Path("run/student.safetensors").stat().st_mode & 0o777 == Path("run/summary.json").stat().st_mode & 0o777

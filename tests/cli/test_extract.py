@@ -77,6 +77,8 @@ def test_float32_and_float16_stores_agree_within_rounding(cli: Cli, workplace: P
         ({"--order": "random"}, 2, "Use dataset, shuffled or shuffled:SEED"),
         ({"--write": "logit"}, 2, "Did you mean 'logits'?"),
         ({"--batch-size": "many"}, 2, "neither auto nor a whole number"),
+        ({"--workers": "-1"}, 2, "must be 0 or above"),
+        ({"--data": "."}, 2, "Write folder:."),
         ({"--batch-size": "0"}, 2, "it must be at least 1"),
         ({"--device": "gpu"}, 2, "Use --device auto, cpu or cuda"),
         ({"--config": "missing.toml"}, 2, "missing.toml cannot be read"),
@@ -140,3 +142,26 @@ def test_a_folder_that_is_no_store_is_left_alone(cli: Cli, workplace: Path) -> N
     outcome = cli("extract", "--data", DATA, "--teacher", TEACHER, "--out", "thesis")
     assert outcome.code == 3
     assert [path.name for path in (workplace / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("chunk-rows = 1.9", "'1.9' is not a valid integer"), ("batch-size = true", "neither auto nor a whole number")],
+)
+def test_a_configuration_is_checked_as_strictly_as_flags(cli: Cli, workplace: Path, line: str, message: str) -> None:
+    (workplace / "c.toml").write_text(f'data = "{DATA}"\nteacher = "{TEACHER}"\nout = "d.kd"\njson = true\n{line}\n')
+    outcome = cli("extract", "--config", "c.toml")
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_store_that_lost_a_file_is_not_called_finished(cli: Cli, workplace: Path) -> None:
+    arguments = ["extract", "--data", DATA, "--teacher", TEACHER, "--out", "d.kd"]
+    assert cli(*arguments).code == 0
+    (workplace / "d.kd" / "classes.parquet").unlink()
+    outcome = cli(*arguments)
+    assert outcome.code == 3
+    assert "kdpipe store repair d.kd" in outcome.err
+    assert cli("store", "repair", "d.kd").code == 0
+    assert cli(*arguments).code == 0
+    assert cli("store", "verify", "d.kd").code == 0

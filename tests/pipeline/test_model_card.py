@@ -49,7 +49,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kdpipe.pipeline.model_card.save_file", full)
+    monkeypatch.setattr("kdpipe.pipeline.model_card.save", full)
     with pytest.raises(OSError, match="No space"):
         CARD.save(nn.Linear(2, 2), path)
     assert path.read_bytes() == before
