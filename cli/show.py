@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from ..stores.layout import Grid
+from ..stores.layout import RECEIPTS, Grid
 from ..stores.manifest import Accuracy, Manifest
 
 
@@ -28,9 +28,11 @@ def show_manifest(path: Path, manifest: Manifest, *, as_json: bool) -> None:
         ("store id", manifest.store_id),
         ("samples x classes", f"{manifest.num_samples:,} x {manifest.num_classes:,}, {manifest.num_views} view(s)"),
         *(("array" if i == 0 else "", text) for i, text in enumerate(arrays)),
-        ("chunks", _chunks(manifest.grid)),
+        ("chunks", _chunks(manifest.grid) + _how_many_done(path, manifest)),
+        ("row order", manifest.order),
         ("payload", f"{_payload_bytes(manifest) / 1e6:,.1f} MB"),
         ("data", manifest.dataset.spec),
+        ("left out", _left_out(manifest.dataset.unreadable)),
         ("long tail", _pairs(manifest.dataset.long_tail)),
         ("teacher", f"{manifest.teacher.spec} ({manifest.teacher.num_parameters:,} parameters)"),
         ("preprocessing", _pairs(manifest.preprocessing)),
@@ -89,6 +91,16 @@ def _show_rows(title: str, rows: list[tuple[str, str | None]]) -> None:
 
 def _chunks(grid: Grid) -> str:
     return f"{grid.num_chunks:,} of {grid.chunk_rows:,} rows"
+
+
+def _how_many_done(path: Path, manifest: Manifest) -> str:
+    if manifest.state == "complete":
+        return ""
+    return f", {sum(1 for _ in (path / RECEIPTS).glob('*.json')):,} of them written"
+
+
+def _left_out(unreadable: int) -> str | None:
+    return f"{unreadable:,} samples that could not be read" if unreadable else None
 
 
 def _payload_bytes(manifest: Manifest) -> int:

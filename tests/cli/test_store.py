@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from kdpipe.stores import Manifest
+from kdpipe.stores import manifest as manifests
 
 from .conftest import Cli
 
@@ -39,3 +41,20 @@ def test_unknown_command_suggests(cli: Cli) -> None:
     outcome = cli("store", "inspct")
     assert outcome.code == 2
     assert "inspect" in outcome.err
+
+
+def test_inspect_an_unfinished_store_says_how_far_it_is(cli: Cli) -> None:
+    arguments = ["extract", "--data", "digits", "--teacher", "python:my_teachers:teacher", "--out", "u.kd"]
+    assert cli(*arguments, "--chunk-rows", "500", "--order", "shuffled:3").code == 0
+    Path("u.kd/receipts/00001.json").unlink()
+    path = Path("u.kd/manifest.json")
+    manifests.replace(Manifest.read(Path("u.kd")), state="writing", receipts=None).write(Path("u.kd"))
+    assert path.exists()
+    table = cli("store", "inspect", "u.kd").out
+    assert "4 of 500 rows, 3 of them written" in table
+    assert "shuffled:3" in table
+
+
+def test_completion_is_offered(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_KDPIPE_COMPLETE", "bash_source")
+    assert "_kdpipe_completion" in cli().out
