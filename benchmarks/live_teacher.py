@@ -17,7 +17,7 @@ from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
-from kdpipe.pipeline.targets import StoreTargets, Targets
+from kdpipe.pipeline.targets import MappedTargets, Targets
 from kdpipe.pipeline.teachers import Teacher, load_teacher
 from kdpipe.pipeline.training import Trainer
 from kdpipe.pipeline.training_data import TrainingData
@@ -54,7 +54,7 @@ def from_store(store_path: Path) -> Targets:
     """The teacher's logits from the store."""
     samples, store = load_data(DATA), open_store(store_path)
     joined = store.join(InputDataset(samples, Preprocessing()))
-    return StoreTargets(store, joined, Objective.parse(LOSSES), len(samples))
+    return MappedTargets(store, joined, ["logits"], len(samples), device=torch.device("cpu"))
 
 
 def live(teacher: Teacher, split: int | None) -> Targets:

@@ -35,6 +35,8 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--ema", type=float, help="Decay of the weights' moving average, which is then saved.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--order", default="auto", type=click.Choice(["auto", "random", "chunks"]), show_default=True)
+@click.option("--placement", default="auto", type=click.Choice(["auto", "gpu", "ram", "mmap"]), show_default=True,
+              help="Where the teacher's arrays are kept; auto: on the GPU if they fit, else mapped.")  # fmt: skip
 @click.option("--preprocess", metavar="SPEC", help="By default the store's, which the teacher saw.")
 @click.option("--groups", default="thirds", metavar="RULE", show_default=True, help="Class groups without a store.")
 @click.option("--device", default="auto", show_default=True)

@@ -83,6 +83,8 @@ class DistillConfig:
         ema: decay of the weights' moving average; none by default.
         seed: of the first weights, the order and dropout.
         order: of the samples: ``random``, ``chunks``, or ``auto``: random where the arrays fit in half the memory.
+        placement: where the teacher's arrays are kept: on the ``gpu``, in ``ram``, mapped from their files (``mmap``),
+            or ``auto``: on the GPU where they take a quarter of its free memory at most, else mapped.
         preprocess: by default the store's.
         groups: rule of the class groups where there is no store.
         device: torch device, or ``auto``.
@@ -110,6 +112,7 @@ class DistillConfig:
     ema: float | None = None
     seed: int = 0
     order: Literal["auto", "random", "chunks"] = "auto"
+    placement: Literal["auto", "gpu", "ram", "mmap"] = "auto"
     preprocess: str | None = None
     groups: str = "thirds"
     device: str = "auto"

@@ -65,7 +65,7 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     store = _open_store(config, objective)
     samples = load_data(_data_spec(config, store))
     preprocessing = _preprocessing(config, store)
-    data = lay_out(config, store, samples, preprocessing, objective)
+    data = lay_out(config, store, samples, preprocessing, objective, device)
     validate = _validation(config, samples, data, device, precision)
     torch.manual_seed(config.seed)
     channels = num_channels(samples, preprocessing)
@@ -221,6 +221,7 @@ def _summary(
         "seed": config.seed,
         "val": {name.removeprefix("val_"): value for name, value in last.items() if name.startswith("val_")} or None,
         "train_loss": last["loss"],
+        "placement": trainer.data.placement if store else None,
         "num_parameters": parameter_count(trainer.student),
         "seconds": seconds,
         "images_per_second": last["images_per_second"],

@@ -1,60 +1,183 @@
-"""What the teacher says of a batch, read from the store.
+"""What the teacher says of a batch, from the store: kept on the GPU, kept in memory, or mapped from its files.
 
-Shapes: B batch, C classes, R ranks, G groups, N rows.
+Shapes: B batch, C classes, R ranks, G groups, N rows, M rows in use.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..stores import JoinedDataset, MissingArrayError, Store
+from ..stores import BatchSampler, JoinedDataset, MissingArrayError, Store, UsageError
 from .inputs import Batch
 from .losses import group_masses
 from .losses.objective import Objective
 
 Targets = Callable[[Batch], dict[str, Tensor]]
+Placement = Literal["auto", "gpu", "ram", "mmap"]
+PLACEMENTS = ("auto", "gpu", "ram", "mmap")
 
 _STREAMED_ROWS = 8192
-
-
-class StoreTargets:
-    """The arrays an objective needs, for the samples of a batch: ``logits`` (B, C) and ``ranks`` (B, R).
-
-    Args:
-        store: the store.
-        joined: which data set position is which row.
-        objective: names the arrays.
-        num_positions: size of the data set.
-
-    Raises:
-        MissingArrayError: the store lacks an array that a loss needs.
-    """
-
-    def __init__(self, store: Store, joined: JoinedDataset, objective: Objective, num_positions: int) -> None:
-        for loss in objective.losses:
-            for name in sorted(loss.needs):
-                if store.manifest.array(name) is None:
-                    has = ", ".join(array.name for array in store.manifest.arrays)
-                    raise MissingArrayError(
-                        f"The loss '{loss.name}' needs '{name}', which {store.path} does not carry (only {has}). "
-                        f"Choose another loss, or extract again with --write {has},{name}."
-                    )
-        self._store, self._arrays = store, sorted(objective.needs)
-        self._row_of = np.full(num_positions, -1, np.int64)
-        self._row_of[joined.positions] = joined.rows
-
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """The arrays for a batch, in the stored dtypes."""
-        arrays = self._store.read(self._row_of[batch.positions], arrays=self._arrays)
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+# batches whose copies to a GPU may be on their way while the next is gathered
+_PINNED_BUFFERS = 3
+# of the free memory of a GPU that the store may take: the student needs the rest
+_GPU_SHARE = 0.25
 
 
 def no_targets(_: Batch) -> dict[str, Tensor]:
     """The targets of a run without a teacher: none."""
     return {}
+
+
+def check_arrays(store: Store, objective: Objective) -> None:
+    """See that the store carries what the losses need.
+
+    Raises:
+        MissingArrayError: it lacks an array that a loss needs.
+    """
+    for loss in objective.losses:
+        for name in sorted(loss.needs):
+            if store.manifest.array(name) is None:
+                has = ", ".join(array.name for array in store.manifest.arrays)
+                raise MissingArrayError(
+                    f"The loss '{loss.name}' needs '{name}', which {store.path} does not carry (only {has}). "
+                    f"Choose another loss, or extract again with --write {has},{name}."
+                )
+
+
+def pick_placement(
+    placement: Placement, store: Store, arrays: Sequence[str], num_rows: int, device: torch.device
+) -> Placement:
+    """Where the arrays are kept: ``auto`` is the GPU where they take a quarter of its free memory at most, else mapped.
+
+    Mapped files are read at the speed of memory once they are in the system's cache, which all runs on a machine share;
+    ``ram`` keeps a copy of one's own, which nothing can push out.
+
+    Raises:
+        UsageError: ``gpu`` without a GPU.
+    """
+    if placement == "gpu" and device.type != "cuda":
+        raise UsageError(f"--placement gpu needs a GPU, the student trains on '{device}'. Use auto, ram or mmap.")
+    if placement != "auto":
+        return placement
+    if device.type != "cuda":
+        return "mmap"
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = num_rows * sum(store.require(name).row_bytes for name in arrays)
+    return "gpu" if needed <= _GPU_SHARE * free else "mmap"
+
+
+class ResidentTargets:
+    """The arrays of all rows in use, kept in memory: a batch is one gather, on the device they are kept on.
+
+    Args:
+        store: the store.
+        joined: which data set position is which row.
+        arrays: ``logits`` (B, C), ``ranks`` (B, R).
+        num_positions: size of the data set.
+        kept_on: where they are kept.
+        device: where batches are wanted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        joined: JoinedDataset,
+        arrays: Sequence[str],
+        num_positions: int,
+        *,
+        kept_on: torch.device,
+        device: torch.device,
+    ) -> None:
+        self._kept = {name: _load(store, name, joined.rows, kept_on) for name in arrays}
+        self._place_of = torch.full((num_positions,), -1, dtype=torch.int64)
+        self._place_of[torch.from_numpy(joined.positions)] = torch.arange(len(joined))
+        self._kept_on, self._device = kept_on, device
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The arrays for a batch, in the stored dtypes, on the device."""
+        places = self._place_of[torch.from_numpy(batch.positions)].to(self._kept_on, non_blocking=True)
+        return {name: _take(kept, places).to(self._device) for name, kept in self._kept.items()}
+
+
+class MappedTargets:
+    """The arrays gathered from the mapped store, batch by batch, into kept buffers (pinned where a GPU copies them).
+
+    Args:
+        store: the store.
+        joined: which data set position is which row.
+        arrays: ``logits`` (B, C), ``ranks`` (B, R).
+        num_positions: size of the data set.
+        device: where batches are wanted.
+    """
+
+    def __init__(
+        self, store: Store, joined: JoinedDataset, arrays: Sequence[str], num_positions: int, *, device: torch.device
+    ) -> None:
+        self._store, self._arrays, self._device = store, arrays, device
+        self._row_of = np.full(num_positions, -1, np.int64)
+        self._row_of[joined.positions] = joined.rows
+        count = _PINNED_BUFFERS if device.type == "cuda" else 1
+        self._buffers = [_Buffer(store, arrays, device) for _ in range(count)]
+        self._next = 0
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The arrays for a batch, in the stored dtypes, on the device; a later batch may overwrite them."""
+        buffer = self._buffers[self._next]
+        self._next = (self._next + 1) % len(self._buffers)
+        into = buffer.rows(len(batch.positions))
+        out = {name: tensor.numpy() for name, tensor in into.items()}
+        self._store.read(self._row_of[batch.positions], arrays=self._arrays, out=out)
+        return buffer.send(into)
+
+    def ahead(self, batches: Iterable[Batch], sampler: BatchSampler, first_batch: int) -> Iterator[Batch]:
+        """Give the batches, while a thread brings the chunks they will need into memory."""
+        return self._store.read_ahead(batches, sampler, arrays=self._arrays, first_batch=first_batch)
+
+
+class _Buffer:
+    """Kept memory for the arrays of one batch, not filled again before its copy to the device is done."""
+
+    def __init__(self, store: Store, arrays: Sequence[str], device: torch.device) -> None:
+        infos = [store.require(name) for name in arrays]
+        self._tensors = {info.name: torch.empty((0, info.width), dtype=getattr(torch, info.dtype)) for info in infos}
+        self._device = device
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+
+    def rows(self, num_rows: int) -> dict[str, Tensor]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        for name, tensor in self._tensors.items():
+            if len(tensor) < num_rows:
+                self._tensors[name] = torch.empty(
+                    (num_rows, tensor.shape[1]), dtype=tensor.dtype, pin_memory=self._copied is not None
+                )
+        return {name: tensor[:num_rows] for name, tensor in self._tensors.items()}
+
+    def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        sent = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+        if self._copied is not None:
+            self._copied.record()
+        return sent
+
+
+def _load(store: Store, name: str, rows: np.ndarray, device: torch.device) -> Tensor:
+    """An array's rows on a device, copied piece by piece, so that they are in memory once."""
+    info = store.require(name)
+    kept = torch.empty((len(rows), info.width), dtype=getattr(torch, info.dtype), device=device)
+    for start in range(0, len(rows), _STREAMED_ROWS):
+        part = rows[start : start + _STREAMED_ROWS]
+        kept[start : start + len(part)] = torch.from_numpy(store.read(part, arrays=(name,))[name])
+    return kept
+
+
+def _take(kept: Tensor, places: Tensor) -> Tensor:
+    """Rows of a tensor; torch gathers 16-bit integers only as signed ones."""
+    if kept.dtype == torch.uint16:
+        return kept.view(torch.int16).index_select(0, places).view(torch.uint16)
+    return kept.index_select(0, places)
 
 
 def store_group_mass(store: Store, temperature: float, rows: np.ndarray) -> Tensor:

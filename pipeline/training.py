@@ -126,7 +126,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         inputs = batch.inputs.to(self.device, non_blocking=True)
-        targets = {name: array.to(self.device, non_blocking=True) for name, array in self.data.targets(batch).items()}
+        targets = self.data.targets(batch)
         logits = self._logits(inputs)
         losses = self.objective(
             LossInputs(

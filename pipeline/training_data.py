@@ -1,15 +1,16 @@
 """Where a trainer's batches come from: the data set joined to the store, proved to agree, epoch by epoch."""
 
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..stores import BatchSampler, MismatchError, Store
+from ..stores import BatchSampler, JoinedDataset, MismatchError, Store
+from ..stores.reader import physical_memory
 from ..stores.streaming import class_mixing
 from .alignment import check_alignment
 from .config import DistillConfig
@@ -19,12 +20,27 @@ from .groups import assign_groups
 from .hardware import pick_workers
 from .inputs import Batch, InputDataset, load_batches
 from .losses import Objective
-from .targets import StoreTargets, Targets, no_targets, store_group_mass
+from .targets import (
+    MappedTargets,
+    Placement,
+    ResidentTargets,
+    Targets,
+    check_arrays,
+    no_targets,
+    pick_placement,
+    store_group_mass,
+)
 from .views import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 _WELL_MIXED = 0.9
+
+ReadAhead = Callable[[Iterable[Batch], BatchSampler, int], Iterable[Batch]]
+
+
+def _nothing_ahead(batches: Iterable[Batch], _: BatchSampler, __: int) -> Iterable[Batch]:
+    return batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +52,8 @@ class TrainingData:
         sampler: batches of indices into ``positions``.
         positions: (M,) positions in the data set.
         targets: what the teacher says of a batch.
+        placement: where the store's arrays are kept: "gpu", "ram" or "mmap".
+        ahead: given (batches, sampler, first batch), gives the batches and meanwhile brings what their targets need.
         class_groups: (C,) group of every class.
         group_mass: (G,) the teacher's group masses over the store, where a loss asks for them.
         num_workers: reading processes.
@@ -46,18 +64,26 @@ class TrainingData:
     positions: np.ndarray
     targets: Targets
     class_groups: np.ndarray
+    placement: Placement = "mmap"
+    ahead: ReadAhead = _nothing_ahead
     group_mass: Tensor | None = None
     num_workers: int = 0
 
     def epoch(self, epoch: int, first_batch: int, *, pin_memory: bool) -> Iterator[Batch]:
         """The batches of an epoch, from ``first_batch`` on."""
         self.sampler.set_epoch(epoch)
-        batches = (self.positions[indices].tolist() for indices in islice(self.sampler, first_batch, None))
-        return load_batches(self.dataset, batches, num_workers=self.num_workers, pin_memory=pin_memory)
+        batches = (self.positions[indices].tolist() for indices in islice(self.sampler.arrays(), first_batch, None))
+        loaded = load_batches(self.dataset, batches, num_workers=self.num_workers, pin_memory=pin_memory)
+        return iter(self.ahead(loaded, self.sampler, first_batch))
 
 
 def lay_out(
-    config: DistillConfig, store: Store | None, samples: Samples, preprocessing: Preprocessing, objective: Objective
+    config: DistillConfig,
+    store: Store | None,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    objective: Objective,
+    device: torch.device,
 ) -> TrainingData:
     """Join the data to the store, prove that they agree, and lay out the epochs.
 
@@ -84,7 +110,8 @@ def lay_out(
         if config.allow_mismatch is None:
             raise MismatchError(f"{mismatch} To go on all the same: --allow-mismatch REASON.") from None
         logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
-    targets = StoreTargets(store, joined, objective, len(samples))
+    check_arrays(store, objective)
+    targets, placement, ahead = _targets(config, store, joined, objective, len(samples), device)
     temperature = objective.group_mass_temperature
     sampler = _sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, objective))
     _report_mixing(store, sampler, samples.labels[joined.positions])
@@ -93,10 +120,32 @@ def lay_out(
         sampler=sampler,
         positions=joined.positions,
         targets=targets,
+        placement=placement,
+        ahead=ahead,
         class_groups=store.class_groups,
         group_mass=None if temperature is None else store_group_mass(store, temperature, joined.rows),
         num_workers=workers,
     )
+
+
+def _targets(
+    config: DistillConfig,
+    store: Store,
+    joined: JoinedDataset,
+    objective: Objective,
+    num_positions: int,
+    device: torch.device,
+) -> tuple[Targets, Placement, ReadAhead]:
+    arrays = sorted(objective.needs)
+    if not arrays:
+        return no_targets, "mmap", _nothing_ahead
+    placement = pick_placement(config.placement, store, arrays, len(joined), device)
+    if placement == "mmap":
+        mapped = MappedTargets(store, joined, arrays, num_positions, device=device)
+        return mapped, placement, mapped.ahead
+    kept_on = device if placement == "gpu" else torch.device("cpu")
+    resident = ResidentTargets(store, joined, arrays, num_positions, kept_on=kept_on, device=device)
+    return resident, placement, _nothing_ahead
 
 
 def _sampler(config: DistillConfig, rows: np.ndarray, chunk_rows: int, order: str) -> BatchSampler:
@@ -109,8 +158,7 @@ def _order(config: DistillConfig, store: Store, objective: Objective) -> str:
     if config.order != "auto":
         return config.order
     row_bytes = sum(store.require(name).row_bytes for name in objective.needs)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return "random" if 2 * row_bytes * len(store) <= memory else "chunks"
+    return "random" if 2 * row_bytes * len(store) <= physical_memory() else "chunks"
 
 
 def _report_left_out(store: Store, samples: Samples, num_joined: int) -> None:

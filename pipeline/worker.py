@@ -1,9 +1,13 @@
 """The one worker that makes chunks: read inputs, run the teacher, rank, round, write. Every engine drives this.
 
+While the teacher is at one batch, a thread checks, ranks and rounds the one before.
+
 Shapes: R rows of a chunk, B batch, C classes.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,7 @@ from ..stores import StoreWriter
 from ..stores.claims import ChunkClaims
 from ..stores.errors import BadLogitsError
 from ..stores.manifest import InputDigest
+from ..stores.ranking import rank_classes
 from ..stores.tables import SAMPLES_SCHEMA
 from .data import Samples
 from .groups import group_names
@@ -22,6 +27,8 @@ from .inputs import Batch, InputDataset, load_batches
 from .teachers import Teacher
 
 DIGESTS_PER_CHUNK = 16
+# batches that the teacher may be ahead of the thread that ranks them
+_BATCHES_AHEAD = 2
 _FLOAT16_MAX = 65504.0
 
 
@@ -37,7 +44,6 @@ class _Chunk:
     confidence: np.ndarray
     entropy: np.ndarray
     digests: dict[int, str]
-    filled: int = 0
 
 
 class ChunkWorker:
@@ -89,15 +95,22 @@ class ChunkWorker:
             pin_memory=self._teacher.device.type == "cuda",
         )
         chunk: _Chunk | None = None
-        computed = 0
-        for batch in batches:
-            chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
-            computed += self._add(chunk, batch)
-            claims.renew()
-            yield computed
-            if chunk.filled == len(chunk.rows):
-                self._write(chunk, claims)
-                chunk = None
+        computed = started = 0
+        with ThreadPoolExecutor(1, "kdpipe-rank") as executor:
+            pending: deque[Future[None]] = deque()
+            for batch in batches:
+                chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
+                logits = self._teacher.logits(batch.inputs, self._samples.num_classes)
+                pending.append(executor.submit(self._add, chunk, started, logits, batch))
+                started, computed = started + len(logits), computed + len(logits)
+                whole = started == len(chunk.rows)
+                while len(pending) > (0 if whole else _BATCHES_AHEAD):
+                    pending.popleft().result()
+                claims.renew()
+                yield computed
+                if whole:
+                    self._write(chunk, claims)
+                    chunk, started = None, 0
 
     def _plan(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[list[int]]:
         """The positions of every batch; a chunk is claimed when its first batch is asked for."""
@@ -129,23 +142,20 @@ class ChunkWorker:
         array = self._arrays.get(name)
         return np.empty((num_rows, array.width if array else 0), array.dtype if array else np.uint8)
 
-    def _add(self, chunk: _Chunk, batch: Batch) -> int:
-        """Run the teacher on a batch and put the results in their place; returns the number of samples."""
-        logits = self._teacher.logits(batch.inputs, self._samples.num_classes)
+    def _add(self, chunk: _Chunk, start: int, logits: Tensor, batch: Batch) -> None:
+        """Check a batch's logits, and put what they say into its place in the chunk."""
         self._check(logits, batch.positions)
-        place = slice(chunk.filled, chunk.filled + len(logits))
+        place = slice(start, start + len(logits))
         log_probs = logits.log_softmax(1)
         chunk.confidence[place] = log_probs.amax(1).exp().cpu().numpy()
         chunk.entropy[place] = -(log_probs.exp() * log_probs).nan_to_num().sum(1).cpu().numpy()
         if "logits" in self._arrays:
             chunk.logits[place] = logits.cpu().numpy()
         # the top class is needed in any case; ranks cost the same sort
-        order = torch.sort(logits, dim=1, descending=True, stable=True).indices.cpu().numpy()
+        order = _rank(logits)
         chunk.ranks[place] = order[:, : chunk.ranks.shape[1]]
         chunk.top1[place] = order[:, 0]
         chunk.digests.update(batch.digests)
-        chunk.filled = place.stop
-        return len(logits)
 
     def _check(self, logits: Tensor, positions: np.ndarray) -> None:
         """Refuse logits that cannot be stored, or that say nothing, before any of their chunk is written."""
@@ -203,3 +213,10 @@ class ChunkWorker:
 def digest_rows(rows: range) -> np.ndarray:
     """The rows of a chunk whose input digest is kept: evenly spread, the first and the last among them."""
     return np.unique(np.linspace(rows.start, rows.stop - 1, DIGESTS_PER_CHUNK).round().astype(np.int64))
+
+
+def _rank(logits: Tensor) -> np.ndarray:
+    """(B, C) class ids, best first, equal logits by class id; on a GPU sorted there."""
+    if logits.device.type == "cpu":
+        return rank_classes(logits.numpy())
+    return torch.sort(logits, dim=1, descending=True, stable=True).indices.to(torch.int32).cpu().numpy()

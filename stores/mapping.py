@@ -19,6 +19,8 @@ from .errors import CorruptStoreError
 # Linux lets a process hold 65,530 mappings by default; stay well below, other libraries map files too.
 MAX_MAPPINGS = 16_000
 _MAP_FIXED = 0x10
+# files kept mapped where they cannot lie side by side: enough for a window of any order, well below the limit
+_KEPT_BLOCKS = 1000
 
 
 class MappedRows:
@@ -46,33 +48,47 @@ class MappedRows:
             _check_size(file, chunk_bytes)
         aligned = len(files) == 1 or chunk_bytes % mmap.ALLOCATIONGRANULARITY == 0
         self._flat: np.ndarray | None = None
-        self._last: tuple[int, np.ndarray] | None = None
+        self._blocks: dict[int, np.ndarray] = {}
         if sys.platform == "linux" and aligned and len(files) <= MAX_MAPPINGS:
             self._flat = _map_side_by_side(files, chunk_bytes).view(self._dtype).reshape(-1, width)
 
     @property
     def mappings(self) -> int:
-        """How many files are kept mapped."""
-        return 1 if self._flat is None else len(self._files)
+        """How many files are kept mapped, at most."""
+        return min(_KEPT_BLOCKS, len(self._files)) if self._flat is None else len(self._files)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy ``rows`` (int64, any order, within range) into ``out`` (len(rows), width)."""
         if self._flat is not None:
             # "clip" lets NumPy write straight into `out`; the caller has checked the range
-            np.take(self._flat, rows, axis=0, out=out, mode="clip")
+            self._flat.take(rows, axis=0, out=out, mode="clip")
             return
         blocks = rows // self._chunk_rows
-        for block in np.unique(blocks):
-            (places,) = np.nonzero(blocks == block)
-            out[places] = self._block(int(block))[rows[places] - block * self._chunk_rows]
+        order = np.argsort(blocks, kind="stable")
+        found, starts = np.unique(blocks[order], return_index=True)
+        ends = np.append(starts[1:], len(rows))[: len(starts)]
+        for block, start, end in zip(found.tolist(), starts, ends, strict=True):
+            places = order[start:end]
+            out[places] = self._block(block)[rows[places] - block * self._chunk_rows]
+
+    def bring(self, block: int) -> None:
+        """Ask the system to read a chunk file into memory, and return at once."""
+        if hasattr(os, "posix_fadvise"):
+            descriptor = os.open(self._files[block], os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
     def _block(self, block: int) -> np.ndarray:
-        last = self._last  # one look: another thread may replace it at any time
-        if last is None or last[0] != block:
+        mapped = self._blocks.get(block)
+        if mapped is None:
             file = self._files[block]
             _check_size(file, self._shape[0] * self._shape[1] * self._dtype.itemsize)
-            last = self._last = (block, np.memmap(file, self._dtype, "r", shape=self._shape))
-        return last[1]
+            if len(self._blocks) >= _KEPT_BLOCKS:
+                self._blocks.clear()
+            mapped = self._blocks[block] = np.asarray(np.memmap(file, self._dtype, "r", shape=self._shape))
+        return mapped
 
 
 def _check_size(file: Path, expected: int) -> None:

@@ -1,9 +1,11 @@
 """Reading a store: its manifest, tables and rows, without torch."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,11 @@ from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, array_file, receipt_file, samples_file
 from .manifest import ARRAY_NAMES, GROUP_NAMES, ArrayInfo, Manifest, Receipt
 from .mapping import MAX_MAPPINGS, MappedRows
+from .read_ahead import read_ahead
+from .streaming import BatchSampler
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
+
+BatchT = TypeVar("BatchT")
 
 
 def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False, verify: bool = False) -> "Store":
@@ -130,18 +136,84 @@ class Store:
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
             raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self.path}.")
         result = {}
-        for name in (arrays,) if isinstance(arrays, str) else arrays:
+        for name in _names(arrays):
             info = self.require(name)
             shape = (len(rows), info.width)
             buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
             if buffer.shape != shape or buffer.dtype != info.dtype or not buffer.flags.writeable:
                 raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}, and writeable.")
-            mapped = self._rows(info, view)
-            if self._verify:
-                self._check(info, view, rows)
-            mapped.gather(rows, buffer)
+            self._gather(info, view, rows, buffer)
             result[name] = buffer
         return result
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        arrays: Sequence[str] = ("logits",),
+        view: int = 0,
+        order: str = "random",
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool = False,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Stream one epoch of the whole store, reading ahead in a thread.
+
+        Args:
+            batch_size: B, rows of a batch.
+            arrays: as in :meth:`read`.
+            view: which view.
+            order: "random", "chunks" (whole chunks from a cold disk, mixed 16 at a time) or "sequential".
+            seed: of the order.
+            epoch: number of the epoch, from 0.
+            drop_last: leave out the last batch where it would be smaller.
+
+        Yields:
+            ``row`` (B,) int64 and the (B, width) arrays by name, in kept buffers: the next batch overwrites them.
+
+        Raises:
+            UsageError, MissingArrayError, CorruptStoreError: as :meth:`read`.
+        """
+        sampler = BatchSampler(
+            range(len(self)), self.manifest.chunk_rows, batch_size, order=order, seed=seed, drop_last=drop_last
+        )
+        sampler.set_epoch(epoch)
+        infos = [self.require(name) for name in _names(arrays)]
+        buffers = {info.name: np.empty((batch_size, info.width), info.dtype) for info in infos}
+        for rows in self.read_ahead(sampler.arrays(), sampler, arrays=arrays, view=view):
+            batch = buffers if len(rows) == batch_size else {name: kept[: len(rows)] for name, kept in buffers.items()}
+            for info in infos:
+                self._gather(info, view, rows, batch[info.name])
+            yield {"row": rows, **batch}
+
+    def read_ahead(
+        self,
+        batches: Iterable[BatchT],
+        sampler: BatchSampler,
+        *,
+        arrays: Sequence[str],
+        view: int = 0,
+        first_batch: int = 0,
+    ) -> Iterator[BatchT]:
+        """Give the batches, while a thread brings the chunks they will need into memory.
+
+        Args:
+            batches: one for each of the sampler's from ``first_batch`` on, in that order.
+            sampler: what they read.
+            arrays: which arrays they read.
+            view: which view.
+            first_batch: where an epoch is gone on with.
+        """
+        mapped = [self._rows(self.require(name), view) for name in _names(arrays)]
+        row_bytes = sum(self.require(name).row_bytes for name in _names(arrays))
+
+        def bring(block: int) -> None:
+            for rows in mapped:
+                rows.bring(block)
+
+        # what does not fit into memory would only push out what is needed first
+        fitting = (window for window in sampler.windows() if 2 * window[0] * row_bytes <= physical_memory())
+        return read_ahead(batches, sampler.batch_size, fitting, bring, skipped=first_batch * sampler.batch_size)
 
     def require(self, name: str) -> ArrayInfo:
         """The description of an array.
@@ -182,6 +254,12 @@ class Store:
         rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self.path))
         return JoinedDataset(dataset, positions, rows, self.manifest.chunk_rows)
 
+    def _gather(self, info: ArrayInfo, view: int, rows: np.ndarray, out: np.ndarray) -> None:
+        mapped = self._rows(info, view)
+        if self._verify:
+            self._check(info, view, rows)
+        mapped.gather(rows, out)
+
     def _rows(self, info: ArrayInfo, view: int) -> MappedRows:
         key = (info.name, view)
         if key not in self._mapped:
@@ -212,3 +290,12 @@ class Store:
         """Let go of the views mapped first, so that a store of hundreds of views stays below the system's limit."""
         while self._mapped and needed + sum(rows.mappings for rows in self._mapped.values()) > MAX_MAPPINGS:
             del self._mapped[next(iter(self._mapped))]
+
+
+def physical_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _names(arrays: Sequence[str] | str) -> Sequence[str]:
+    return (arrays,) if isinstance(arrays, str) else arrays

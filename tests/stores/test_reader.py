@@ -20,6 +20,7 @@ from kdpipe.stores import (
     MissingArrayError,
     RefusedError,
     UsageError,
+    epoch_order,
     open_store,
     reader,
 )
@@ -59,6 +60,40 @@ def test_any_rows_of_any_store_are_what_was_written(tmp_path_factory, make_store
         np.testing.assert_array_equal(values, made.stored(name, view)[rows])
     assert buffers is None or batch["logits"] is buffers["logits"]
     assert len(store) == num_samples
+
+
+@given(shape=SHAPES, batch_size=st.integers(1, 70), drop_last=st.booleans(), data=st.data())
+@pytest.mark.parametrize("order", ["random", "chunks", "sequential"])
+def test_an_epoch_streams_every_row_once_in_its_order(
+    tmp_path_factory, make_store, order, shape, batch_size, drop_last, data
+):
+    path = tmp_path_factory.mktemp("store") / "a.kd"
+    made = make_store(path, *shape, num_views=2)
+    epoch, view = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 1))
+    stream = open_store(path, verify=data.draw(st.booleans())).batches(
+        batch_size, arrays=("ranks", "logits"), view=view, order=order, seed=1, epoch=epoch, drop_last=drop_last
+    )
+    rows = []
+    for batch in stream:
+        assert list(batch) == ["row", "ranks", "logits"]
+        for name in ("ranks", "logits"):
+            np.testing.assert_array_equal(batch[name], made.stored(name, view)[batch["row"]])
+        rows += batch["row"].tolist()
+    expected = epoch_order(range(shape[0]), shape[2], order=order, seed=1, epoch=epoch).tolist()
+    assert rows == (expected[: shape[0] // batch_size * batch_size] if drop_last else expected)
+
+
+def test_streaming_refuses_what_reading_refuses(tmp_path, make_store):
+    make_store(tmp_path / "a.kd", arrays=("logits",))
+    store = open_store(tmp_path / "a.kd")
+    for wrong, error in (
+        ({"arrays": "ranks"}, MissingArrayError),
+        ({"view": 1}, UsageError),
+        ({"order": "shuffled"}, UsageError),
+        ({"batch_size": 0}, UsageError),
+    ):
+        with pytest.raises(error):
+            next(store.batches(**{"batch_size": 2, **wrong}))
 
 
 def test_tables_are_those_written(tmp_path, make_store):

@@ -1,11 +1,13 @@
 """The order of an epoch is a pure function of (seed, epoch, row), the same for ever and everywhere."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.stores import BatchSampler, UsageError, epoch_order
-from kdpipe.stores.streaming import ORDERS, WINDOW_CHUNKS
+from kdpipe.stores import BatchSampler, UsageError, epoch_order, streaming
+from kdpipe.stores.streaming import ORDERS, WINDOW_CHUNKS, order_pieces
 
 SEEDS = st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**64 - 1))
 SUBSETS = st.sets(st.integers(0, 400), max_size=150).map(lambda rows: np.array(sorted(rows), np.int64))
@@ -119,7 +121,45 @@ def test_batches_cover_an_epoch_in_its_order(num_rows, batch_size, drop_last, or
         assert all(type(position) is int for position in streamed)
 
 
+@given(rows=SUBSETS, chunk_rows=st.integers(1, 50), seed=SEEDS, order=st.sampled_from(ORDERS))
+def test_an_order_made_in_pieces_is_the_whole_one(rows, chunk_rows, seed, order):
+    whole = epoch_order(rows, chunk_rows, order=order, seed=seed, epoch=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_PIECE_BITS", 3)
+        patch.setattr(streaming, "_BLOCK_ROWS", 4)
+        pieces = list(order_pieces(rows, chunk_rows, order=order, seed=seed, epoch=1))
+    assert len(pieces) >= min(2, len(rows) // 16)
+    assert [place for piece in pieces for place in piece.tolist()] == whole.tolist()
+
+
+@given(start=st.integers(0, 90), length=st.integers(0, 200), chunk_rows=st.integers(1, 50), seed=SEEDS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_range_of_rows_is_ordered_as_its_list(order, start, length, chunk_rows, seed):
+    rows = range(start, start + length)
+    orders = [epoch_order(r, chunk_rows, order=order, seed=seed, epoch=2) for r in (rows, np.array(rows, np.int64))]
+    assert orders[0].tolist() == orders[1].tolist()
+
+
+def test_the_memory_of_an_order_does_not_grow_with_the_rows():
+    def peak(num_rows, order):
+        tracemalloc.start()
+        for piece in order_pieces(range(num_rows), 512, order=order, seed=0, epoch=0):
+            del piece
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_PIECE_BITS", 12)
+        for order in ORDERS:
+            assert peak(400_000, order) < 1.5 * peak(40_000, order)
+
+
 def test_wrong_orders_and_batch_sizes_are_refused():
+    with pytest.raises(UsageError, match="ascending, without repetition"):
+        epoch_order(np.array([1, 3, 2]), 1, order="random", seed=0, epoch=0)
+    with pytest.raises(UsageError, match="ascending, without repetition"):
+        BatchSampler(np.array([1, 1]), 1, 2)
     with pytest.raises(UsageError, match=r"Unknown order 'radnom'\. Did you mean 'random'"):
         epoch_order(np.arange(3), 1, order="radnom", seed=0, epoch=0)
     with pytest.raises(UsageError, match="Known: chunks, random, sequential"):
