@@ -14,12 +14,12 @@ import numpy as np
 
 from .errors import UsageError, unknown
 
-# 16 chunks mix well enough to be near a true shuffle, and still read whole chunks (docs/performance.md)
+# so many chunks mix well enough to be near a true shuffle, and still read whole chunks (docs/performance.md)
 WINDOW_CHUNKS = 16
 ORDERS = ("random", "chunks", "sequential")
 
-# rows of a piece, about: 16 MB of keys
-_PIECE_BITS = 21
+# rows of a piece, about: 8 MB of keys
+_PIECE_BITS = 20
 # keys are made in blocks that stay in a processor's cache
 _BLOCK_ROWS = 2**14
 
@@ -36,8 +36,8 @@ Rows = np.ndarray | range
 def epoch_order(rows: Rows, chunk_rows: int, *, order: str, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch, as positions into ``rows``.
 
-    ``random`` sorts all rows by key. ``chunks`` sorts chunks by key, and rows by key within each window of 16
-    consecutive chunks, so that a cold disk reads whole chunks. ``sequential`` keeps the rows as they are.
+    ``random`` sorts all rows by key. ``chunks`` sorts chunks by key, cuts them into windows of 16 or a few
+    more, and sorts the rows of each window by key, so that a cold disk reads whole chunks. ``sequential`` keeps the rows as they are.
 
     Args:
         rows: (M,) int64, ascending and without repetition: the store rows in use; ``range(N)`` for all.
@@ -57,7 +57,7 @@ def epoch_order(rows: Rows, chunk_rows: int, *, order: str, seed: int, epoch: in
 
 
 def order_pieces(rows: Rows, chunk_rows: int, *, order: str, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """The order of :func:`epoch_order` piece by piece: about two million positions, or 16 chunks, at a time.
+    """The order of :func:`epoch_order` piece by piece: about a million positions, or a window of chunks, at a time.
 
     Raises:
         UsageError: as :func:`epoch_order`.
@@ -135,8 +135,7 @@ class BatchSampler:
             return
         if self.order == "chunks":
             chunks = _chunks_by_key(chunks, self._seed, self._epoch)
-        for start in range(0, len(chunks), WINDOW_CHUNKS):
-            window = chunks[start : start + WINDOW_CHUNKS]
+        for window in _windows(chunks):
             yield sum(len(part) for part in _parts(self.rows, window, self._chunk_rows)), window
 
 
@@ -174,10 +173,9 @@ def _random(rows: Rows, seed: int, epoch: int) -> Iterator[np.ndarray]:
 
 
 def _by_chunks(rows: Rows, chunk_rows: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Windows of 16 chunks in the order of the chunks' keys, the rows of a window by key."""
-    chunks = _chunks_by_key(_chunks_of(rows, chunk_rows), seed, epoch)
-    for start in range(0, len(chunks), WINDOW_CHUNKS):
-        window = np.concatenate(_parts(rows, chunks[start : start + WINDOW_CHUNKS], chunk_rows))
+    """Windows of chunks in the order of the chunks' keys, the rows of a window by key."""
+    for chunks in _windows(_chunks_by_key(_chunks_of(rows, chunk_rows), seed, epoch)):
+        window = np.concatenate(_parts(rows, chunks, chunk_rows))
         yield _places(rows, _rows_by(_keys(window, seed, 2 * epoch), seed, 2 * epoch))
 
 
@@ -210,6 +208,11 @@ def _chunks_of(rows: Rows, chunk_rows: int) -> np.ndarray:
 
 def _chunks_by_key(chunks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return chunks[np.argsort(_keys(chunks.copy(), seed, 2 * epoch + 1))]
+
+
+def _windows(chunks: np.ndarray) -> list[np.ndarray]:
+    """n chunks as max(1, n // 16) windows whose lengths differ by one at most, the longer first: none is small."""
+    return np.array_split(chunks, max(1, len(chunks) // WINDOW_CHUNKS)) if len(chunks) else []
 
 
 def _parts(rows: Rows, chunks: np.ndarray, chunk_rows: int) -> list[np.ndarray]:
