@@ -13,12 +13,14 @@ LINKED := $(VENV)/.kdpipe-linked
 # `kdpipe`. A file that comes or goes needs new links, hence the list of files kept in $(LINKED).
 EDITABLE := --config-settings editable_mode=strict --editable .
 PIP := PYTHONWARNINGS=ignore $(PY) -m pip --disable-pip-version-check
+# keeps glibc from handing every large buffer back to the kernel
+KEEP_BUFFERS := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000
 LIST_FILES = { echo $(CURDIR); find $(PACKAGE) -type f ! -name '*.py[co]' | LC_ALL=C sort; }
 UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test first-runs faults lint types check install clean distclean
+.PHONY: help demo test bench bench-quick first-runs faults lint types check install clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,10 +32,9 @@ help: ## list the targets
 demo: install ## run the whole story on embedded data
 	$(VENV)/bin/kdpipe demo $(ARGS)
 
-# One thread a worker: two workers with a thread pool each fight for the same cores. The MALLOC settings keep glibc from
-# handing every large buffer back to the kernel.
+# One thread a worker: two workers with a thread pool each fight for the same cores.
 test: install ## run the tests
-	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 \
+	OMP_NUM_THREADS=1 $(KEEP_BUFFERS) \
 		$(PY) -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 lint: install ## ruff (rules and format) and the import contracts
@@ -44,9 +45,16 @@ lint: install ## ruff (rules and format) and the import contracts
 types: install ## pyright over the package and its tests
 	$(PY) -m pyright --pythonpath $(PY)
 
+bench: install ## measure everything; writes benchmarks/results and docs/performance.md (about 20 minutes)
+	$(PIP) install --quiet --group bench --group proofs
+	$(KEEP_BUFFERS) $(PY) benchmarks/bench $(ARGS)
+
+bench-quick: install ## measure what matters most in small, against twice its target (about 2 minutes)
+	$(KEEP_BUFFERS) $(PY) benchmarks/bench/quick.py
+
 first-runs: install ## run real teachers on real data; writes docs/first-runs.md (about 20 minutes)
 	$(PIP) install --quiet --group proofs
-	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(PY) benchmarks/first_runs.py
+	$(KEEP_BUFFERS) $(PY) benchmarks/first_runs.py
 
 faults: install ## kill, starve and damage kdpipe in every way; writes docs/reliability.md (about 15 minutes)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/faults

@@ -1,7 +1,5 @@
 """``kdpipe demo``."""
 
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,6 +18,9 @@ def demo(*, out: Path | None, as_json: bool) -> None:
     \b
     kdpipe demo --out demo
     """
+    import tempfile
+    from dataclasses import asdict
+
     from ..pipeline.demo import SEEDS
     from ..pipeline.demo import demo as run
     from .show import show_json

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import ProgressBar, auto_int, comma_ints, config_option, json_option
+from .options import ProgressBar, StorePath, auto_int, comma_ints, config_option, json_option
 
 _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs",
               "clip_grad")  # fmt: skip
@@ -13,10 +13,10 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 
 @click.command()
 @config_option
-@click.option("--store", type=click.Path(path_type=Path), help="The store; not needed with --loss ce alone.")
+@click.option("--store", type=StorePath(), help="The store, or its address; not needed with --loss ce alone.")
 @click.option("--student", required=True, metavar="SPEC", help="e.g. kdpipe:resnet8x4 or torchvision:resnet18.")
 @click.option("--loss", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
-              help="ce, kd, grkd or ltkd with options; may be repeated, losses are summed.")  # fmt: skip
+              help="NAME,key=value (docs/losses.md) or python:MODULE:CLASS; may be repeated, losses are summed.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the run.")
 @click.option("--data", metavar="SPEC", help="The training data; by default what the store was made from.")
 @click.option("--val", metavar="SPEC", help="The data to validate on.")
@@ -47,6 +47,8 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--resume", is_flag=True, help="Insist on going on: refuse to begin a run that has no checkpoint.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @click.option("--verify", is_flag=True, help="Compare every chunk with its checksum before its first use.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where chunks of a remote store are kept.")
+@click.option("--cache-size", default="20GB", show_default=True, help="How much may be kept there.")
 @click.option("--allow-mismatch", metavar="REASON", help="Train although data and store differ; the reason is kept.")
 @json_option
 def distill(*, as_json: bool, **settings: Any) -> None:

@@ -3,7 +3,6 @@
 Command modules import the pipeline only when they run, so that ``kdpipe --help`` loads neither torch nor zarr.
 """
 
-import logging
 import signal
 import sys
 from types import FrameType
@@ -30,6 +29,8 @@ def cli(*, verbose: bool) -> None:
     kdpipe extract --data digits,split=train --teacher kdpipe:resnet8x4,weights=FILE --out digits.kd
     kdpipe distill --store digits.kd --student kdpipe:convnet_tiny --loss ltkd --out run
     """
+    import logging
+
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="kdpipe: %(message)s", stream=sys.stderr
     )

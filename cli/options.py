@@ -1,6 +1,5 @@
 """What several commands share: ``--config``, ``--json``, and running with a progress bar."""
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from ..stores.errors import UsageError, unknown
+from ..stores.remote.location import Location, is_url
 
 
 def read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -19,6 +19,7 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
     if path is None:
         return
     import json
+    import tomllib
 
     try:
         text = path.read_text()
@@ -82,21 +83,50 @@ def comma_ints(context: click.Context, parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"'{value}' is not a list of whole numbers.", param=parameter) from None
 
 
+class StorePath(click.Path):
+    """A STORE: a path, or an address such as ``s3://BUCKET/PATH``, which stays a text."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Only a path becomes a path: that would spoil the ``//`` of an address."""
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+class LocalStorePath(StorePath):
+    """A STORE that must be a folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an address with what to do instead."""
+        if is_url(value):
+            raise UsageError(f"{Location.parse(value)} is an address, and this takes a folder. Pull the store first.")
+        return super().convert(value, param, ctx)
+
+
 class ProgressBar:
     """A bar with count, speed and time left; on stderr, only on a terminal and only in the first process."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, *, of_bytes: bool = False) -> None:
         import os
         import sys
 
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
+            DownloadColumn() if of_bytes else MofNCompleteColumn(),
+            TransferSpeedColumn() if of_bytes else TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",

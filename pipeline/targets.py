@@ -4,16 +4,17 @@ Shapes: B batch, C classes, R ranks, G groups, N rows, M rows in use.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..stores import BatchSampler, JoinedDataset, MissingArrayError, Store, UsageError
+from ..stores.codecs import TopK
+from ..stores.reader import physical_memory
 from .inputs import Batch
-from .losses import group_masses
-from .losses.objective import Objective
+from .losses import LOSSES, Loss, Objective
 
 Targets = Callable[[Batch], dict[str, Tensor]]
 Placement = Literal["auto", "gpu", "ram", "mmap"]
@@ -31,20 +32,44 @@ def no_targets(_: Batch) -> dict[str, Tensor]:
     return {}
 
 
-def check_arrays(store: Store, objective: Objective) -> None:
-    """See that the store carries what the losses need.
+def arrays_for(store: Store, objective: Objective) -> list[str]:
+    """The arrays of the store that the losses read.
+
+    Where the store keeps the teacher's best classes only, losses that can take these read them, and the others are
+    refused: what is not stored is never made up.
 
     Raises:
         MissingArrayError: it lacks an array that a loss needs.
+        UsageError: it has logsumexps, but not at the temperature of a loss.
     """
+    codec, arrays = store.manifest.logit_codec, set()
     for loss in objective.losses:
-        for name in sorted(loss.needs):
-            if store.manifest.array(name) is None:
-                has = ", ".join(array.name for array in store.manifest.arrays)
+        for name in loss.needs:
+            if store.manifest.components(name):
+                arrays.add(name)
+            elif name == "logits" and isinstance(codec, TopK) and store.manifest.logit_arrays:
+                arrays.update(_top_arrays(store, codec, loss))
+            else:
                 raise MissingArrayError(
-                    f"The loss '{loss.name}' needs '{name}', which {store.path} does not carry (only {has}). "
-                    f"Choose another loss, or extract again with --write {has},{name}."
+                    f"The loss '{loss.name}' needs '{name}', which {store} does not carry (only "
+                    f"{store.manifest.array_names}). Choose another loss, or extract again with --write logits,ranks."
                 )
+    return sorted(arrays)
+
+
+def _top_arrays(store: Store, codec: TopK, loss: Loss) -> set[str]:
+    if loss.top_temperature is None:
+        takers = ", ".join(known.name for known in LOSSES.values() if known.top_temperature is not Loss.top_temperature)
+        raise MissingArrayError(
+            f"The loss '{loss.name}' needs all logits; {store} keeps the best {codec.k} of "
+            f"{store.manifest.num_classes} only. Choose a loss that can take these ({takers}) or one of ranks, or "
+            "extract again with --codec float16."
+        )
+    try:
+        codec.temperature_index(loss.top_temperature)
+    except UsageError as error:
+        raise UsageError(f"The loss '{loss.name}' cannot be taken from {store}: {error}") from None
+    return {array.name for array in store.manifest.logit_arrays}
 
 
 def pick_placement(
@@ -52,8 +77,11 @@ def pick_placement(
 ) -> Placement:
     """Where the arrays are kept: ``auto`` is the GPU where they take a quarter of its free memory at most, else mapped.
 
+    A remote store's are mapped: the student need not wait until all are here.
+
     Mapped files are read at the speed of memory once they are in the system's cache, which all runs on a machine share;
-    ``ram`` keeps a copy of one's own, which nothing can push out.
+    ``ram`` keeps a copy of one's own, which nothing can push out. Compressed files cannot be mapped: ``auto`` keeps
+    what is in them where it fits into half of the memory, so that it is decompressed once.
 
     Raises:
         UsageError: ``gpu`` without a GPU.
@@ -62,11 +90,12 @@ def pick_placement(
         raise UsageError(f"--placement gpu needs a GPU, the student trains on '{device}'. Use auto, ram or mmap.")
     if placement != "auto":
         return placement
-    if device.type != "cuda":
+    if store.remote:
         return "mmap"
-    free, _ = torch.cuda.mem_get_info(device)
     needed = num_rows * sum(store.require(name).row_bytes for name in arrays)
-    return "gpu" if needed <= _GPU_SHARE * free else "mmap"
+    if device.type == "cuda" and needed <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "gpu"
+    return "ram" if store.manifest.logit_codec.compressed and 2 * needed <= physical_memory() else "mmap"
 
 
 class ResidentTargets:
@@ -178,19 +207,3 @@ def _take(kept: Tensor, places: Tensor) -> Tensor:
     if kept.dtype == torch.uint16:
         return kept.view(torch.int16).index_select(0, places).view(torch.uint16)
     return kept.index_select(0, places)
-
-
-def store_group_mass(store: Store, temperature: float, rows: np.ndarray) -> Tensor:
-    """The teacher's group masses over all samples in use, at a temperature: (G,), in one streaming pass.
-
-    Args:
-        store: must carry logits.
-        temperature: T of the softmax.
-        rows: (M,) the store rows in use.
-    """
-    groups = torch.from_numpy(store.class_groups)
-    parts: list[Any] = [
-        group_masses(torch.from_numpy(store.read(rows[start : start + _STREAMED_ROWS])["logits"]), groups, temperature)
-        for start in range(0, len(rows), _STREAMED_ROWS)
-    ]
-    return torch.stack(parts).sum(0)

@@ -85,7 +85,8 @@ class Trainer:
         if ema is not None:
             self._average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
         self._groups = torch.from_numpy(data.class_groups).to(device)
-        self._group_mass = None if data.group_mass is None else data.group_mass.to(device)
+        self._counts = torch.from_numpy(data.class_counts).to(device)
+        self._masses = {temperature: mass.to(device) for temperature, mass in data.teacher_mass.items()}
         self.epoch, self.batch = 0, 0
         self.totals = EpochTotals()
 
@@ -133,7 +134,10 @@ class Trainer:
                 student_logits=logits,
                 labels=batch.labels.to(self.device, non_blocking=True),
                 class_groups=self._groups,
-                group_mass=self._group_mass,
+                class_counts=self._counts,
+                temperatures=self.data.temperatures,
+                teacher_mass=self._masses,
+                epoch=self.epoch,
                 **targets,
             )
         )

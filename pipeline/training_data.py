@@ -1,15 +1,15 @@
 """Where a trainer's batches come from: the data set joined to the store, proved to agree, epoch by epoch."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..stores import BatchSampler, JoinedDataset, MismatchError, Store
+from ..stores.codecs import TopK
 from ..stores.reader import physical_memory
 from ..stores.streaming import class_mixing
 from .alignment import check_alignment
@@ -19,16 +19,16 @@ from .data.samples import ArrayItems
 from .groups import assign_groups
 from .hardware import pick_workers
 from .inputs import Batch, InputDataset, load_batches
-from .losses import Objective
+from .losses import Objective, TeacherMass
+from .store_statistics import teacher_masses
 from .targets import (
     MappedTargets,
     Placement,
     ResidentTargets,
     Targets,
-    check_arrays,
+    arrays_for,
     no_targets,
     pick_placement,
-    store_group_mass,
 )
 from .views import Preprocessing
 
@@ -55,7 +55,8 @@ class TrainingData:
         placement: where the store's arrays are kept: "gpu", "ram" or "mmap".
         ahead: given (batches, sampler, first batch), gives the batches and meanwhile brings what their targets need.
         class_groups: (C,) group of every class.
-        group_mass: (G,) the teacher's group masses over the store, where a loss asks for them.
+        temperatures: at which a store of the best classes only has logsumexps.
+        teacher_mass: the teacher's masses over the store, at the temperatures that losses ask for.
         num_workers: reading processes.
     """
 
@@ -66,8 +67,15 @@ class TrainingData:
     class_groups: np.ndarray
     placement: Placement = "mmap"
     ahead: ReadAhead = _nothing_ahead
-    group_mass: Tensor | None = None
+    temperatures: tuple[float, ...] = ()
+    teacher_mass: Mapping[float, TeacherMass] = field(default_factory=dict)
     num_workers: int = 0
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """(C,) samples of each class among those in use."""
+        samples = self.dataset.samples
+        return np.bincount(samples.labels[self.positions], minlength=samples.num_classes)
 
     def epoch(self, epoch: int, first_batch: int, *, pin_memory: bool) -> Iterator[Batch]:
         """The batches of an epoch, from ``first_batch`` on."""
@@ -110,10 +118,9 @@ def lay_out(
         if config.allow_mismatch is None:
             raise MismatchError(f"{mismatch} To go on all the same: --allow-mismatch REASON.") from None
         logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
-    check_arrays(store, objective)
-    targets, placement, ahead = _targets(config, store, joined, objective, len(samples), device)
-    temperature = objective.group_mass_temperature
-    sampler = _sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, objective))
+    arrays, codec = arrays_for(store, objective), store.manifest.logit_codec
+    targets, placement, ahead = _targets(config, store, joined, arrays, len(samples), device)
+    sampler = _sampler(config, joined.rows, store.manifest.chunk_rows, _order(config, store, arrays))
     _report_mixing(store, sampler, samples.labels[joined.positions])
     return TrainingData(
         dataset=dataset,
@@ -123,7 +130,8 @@ def lay_out(
         placement=placement,
         ahead=ahead,
         class_groups=store.class_groups,
-        group_mass=None if temperature is None else store_group_mass(store, temperature, joined.rows),
+        temperatures=codec.temperatures if isinstance(codec, TopK) else (),
+        teacher_mass=teacher_masses(store, joined.rows, objective.mass_temperatures),
         num_workers=workers,
     )
 
@@ -132,11 +140,10 @@ def _targets(
     config: DistillConfig,
     store: Store,
     joined: JoinedDataset,
-    objective: Objective,
+    arrays: list[str],
     num_positions: int,
     device: torch.device,
 ) -> tuple[Targets, Placement, ReadAhead]:
-    arrays = sorted(objective.needs)
     if not arrays:
         return no_targets, "mmap", _nothing_ahead
     placement = pick_placement(config.placement, store, arrays, len(joined), device)
@@ -153,18 +160,20 @@ def _sampler(config: DistillConfig, rows: np.ndarray, chunk_rows: int, order: st
     return BatchSampler(rows, chunk_rows, batch_size, order=order, seed=config.seed, drop_last=True)
 
 
-def _order(config: DistillConfig, store: Store, objective: Objective) -> str:
-    """``random`` where what is streamed fits in half of the memory, else ``chunks``."""
+def _order(config: DistillConfig, store: Store, arrays: list[str]) -> str:
+    """``random`` where what is streamed fits in half of the memory and is here, else ``chunks``."""
     if config.order != "auto":
         return config.order
-    row_bytes = sum(store.require(name).row_bytes for name in objective.needs)
+    if store.remote:  # the student begins when the first window is here; all chunks would have to be for a random one
+        return "chunks"
+    row_bytes = sum(store.require(name).row_bytes for name in arrays)
     return "random" if 2 * row_bytes * len(store) <= physical_memory() else "chunks"
 
 
 def _report_left_out(store: Store, samples: Samples, num_joined: int) -> None:
     if num_joined < len(samples):
         logger.warning(
-            "%d of %d samples are not in %s and are left out.", len(samples) - num_joined, len(samples), store.path
+            "%d of %d samples are not in %s and are left out.", len(samples) - num_joined, len(samples), store
         )
 
 
@@ -174,5 +183,5 @@ def _report_mixing(store: Store, sampler: BatchSampler, labels: np.ndarray) -> N
         return
     logger.warning(
         "%s is sorted by label: batches streamed by chunks hold %.0f %% of the classes that shuffled ones would. "
-        "Extract with --order shuffled, or train with --order random.", store.path, 100 * mixing,
+        "Extract with --order shuffled, or train with --order random.", store, 100 * mixing,
     )  # fmt: skip

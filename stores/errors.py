@@ -3,7 +3,6 @@
 Every message says what is wrong, where, and what to do.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -56,6 +55,8 @@ def missing_extra(extra: str, purpose: str) -> MissingExtraError:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody knows: it lists the known names and suggests the nearest."""
+    import difflib  # only errors wait for it
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -4,7 +4,7 @@
 # "Sorted" means in the teacher's order, best first; classes a store left unranked come last.
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def grkd(
         num_above = num_classes
         order, ties = order_with_ties(teacher_logits)
     elif ranks is not None and teacher_logits is None:
-        _check_ranks("grkd", ranks, student_logits)
+        check_ranks("grkd", ranks, student_logits)
         num_above = ranks.shape[1]
         order, ties = complete_order(ranks, num_classes), None
     else:
@@ -73,7 +73,8 @@ def grkd(
 
     with full_precision(student_logits):
         scores = student_logits.to(compute_dtype(student_logits)) / tau
-        losses = _PairLoss.apply(scores, order, num_above, ties)
+        wanted = scores.requires_grad and torch.is_grad_enabled()
+        losses, _ = pair_losses(scores.gather(1, order), num_above, ties, wanted)
         if reduction == "pair_mean":
             losses = losses / _num_pairs(num_classes, num_above, ties).to(losses).clamp_min(1)
         return losses.mean()
@@ -151,7 +152,12 @@ def _num_pairs(num_classes: int, num_above: int, ties: Tensor | None) -> Tensor:
     return num_pairs if ties is None else num_pairs - ties.sum(1)
 
 
-def _check_ranks(where: str, ranks: Tensor, student_logits: Tensor) -> None:
+def check_ranks(where: str, ranks: Tensor, student_logits: Tensor) -> None:
+    """Integer (B, R) with 1 <= R <= C, of ids within the classes (looked for in CPU tensors only).
+
+    Raises:
+        UsageError: they are not that.
+    """
     check_integers(where, "ranks", ranks)
     batch, num_classes = student_logits.shape
     if ranks.ndim != 2 or ranks.shape[0] != batch or not 1 <= ranks.shape[1] <= num_classes:
@@ -159,31 +165,14 @@ def _check_ranks(where: str, ranks: Tensor, student_logits: Tensor) -> None:
             f"{where}: ranks has shape {tuple(ranks.shape)} for student_logits of shape "
             f"{(batch, num_classes)}. Give (batch, ranks) with 1 to {num_classes} ranks."
         )
-    if ranks.device.type == "cpu":  # elsewhere, looking would make every step wait for the device
+    # elsewhere, looking would make every step wait for the device; a compiled graph would break here
+    if ranks.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (int(bound) for bound in ranks.long().aminmax())
         if low < 0 or high >= num_classes:
             raise UsageError(
                 f"{where}: ranks holds class ids from {low} to {high}, the student has {num_classes} classes. "
                 "Give ids from 0; check that store and student agree on the classes."
             )
-
-
-class _PairLoss(torch.autograd.Function):
-    """The pair sum of each sample, (B,), with its gradient made in the same pass over the pairs."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, order: Tensor, num_above: int, ties: Tensor | None) -> Tensor:
-        losses, gradient = pair_losses(scores.gather(1, order), num_above, ties, with_gradient=ctx.needs_input_grad[0])
-        if gradient is not None:
-            ctx.save_for_backward(torch.empty_like(scores).scatter_(1, order, gradient))
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: the kept gradient would pass for a constant
-            raise UsageError("grkd has no second derivative. Differentiate without create_graph=True.")
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].unsqueeze(1), None, None, None
 
 
 @register

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .divergence import group_divergence, is_compiled_for
 from .numerics import check_logits, check_positive, compute_dtype, full_precision, kl_divergence
 from .registry import Loss, LossInputs, register
+from .top import check_top, coarse_divergence, scatter_top
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -33,11 +35,49 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4
     """
     check_logits("kd", student_logits, teacher_logits)
     check_positive("kd", "temperature", temperature)
+    if is_compiled_for(student_logits):
+        sizes = [student_logits.shape[1]]
+        return group_divergence(student_logits, teacher_logits.detach(), sizes, None, 0.0, 1.0, temperature)[0]
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         log_student = (student_logits.to(dtype) / temperature).log_softmax(1)
         log_teacher = (teacher_logits.detach().to(dtype) / temperature).log_softmax(1)
         return temperature**2 * kl_divergence(log_teacher, log_student).mean()
+
+
+def kd_top(
+    student_logits: Tensor, top_classes: Tensor, top_logits: Tensor, logsumexp: Tensor, *, temperature: float = 4.0
+) -> Tensor:
+    """`kd` from the teacher's best K classes: all others are one event, whose mass is known exactly.
+
+    ``T^2 (1/B) sum_b [ sum_kept p^t log(p^t / p^s) + p^t_rest log(p^t_rest / p^s_rest) ]``, ``p = softmax(z / T)``
+
+    A lower bound of `kd`, by the log-sum inequality, and equal to it with K = C; see
+    :func:`.top.coarse_divergence`. The student is never told how the rest is spread.
+
+    Args:
+        student_logits: (B, C) floating point; half precision is computed in float32.
+        top_classes: (B, K) integer class ids, without repetition.
+        top_logits: (B, K) floating point, the teacher's logits of these.
+        logsumexp: (B,) of the teacher's ``z / T`` over all C classes.
+        temperature: T, above 0: the one of ``logsumexp``.
+
+    Returns:
+        A scalar, float32 (float64 if ``student_logits`` is).
+
+    Raises:
+        UsageError: shapes or dtypes that do not match, ids outside 0..C-1 (looked for in CPU tensors only), or a
+            temperature not above 0.
+    """
+    check_logits("kd_top", student_logits)
+    check_top("kd_top", student_logits, top_classes, top_logits, logsumexp)
+    check_positive("kd_top", "temperature", temperature)
+    dtype = compute_dtype(student_logits)
+    with full_precision(student_logits):
+        scores, kept = scatter_top(top_classes, top_logits.detach().to(dtype) / temperature, student_logits.shape[1])
+        log_student = (student_logits.to(dtype) / temperature).log_softmax(1)
+        log_teacher = scores - logsumexp.detach().to(dtype)[:, None]
+        return temperature**2 * coarse_divergence(log_teacher, log_student, kept).mean()
 
 
 @register
@@ -56,4 +96,13 @@ class KD(Loss):
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
+        if batch.has_top_only:
+            total = batch.at_temperature("logsumexp", self.temperature, self.name)[:, 0]
+            classes, logits = batch.need("top_classes", self.name), batch.need("top_logits", self.name)
+            return kd_top(batch.student_logits, classes, logits, total, temperature=self.temperature)
         return kd(batch.student_logits, batch.need("logits", self.name), temperature=self.temperature)
+
+    @property
+    def top_temperature(self) -> float | None:
+        """The temperature of the logsumexp that `kd_top` takes."""
+        return self.temperature

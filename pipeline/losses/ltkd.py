@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError, unknown
+from .divergence import group_divergence, is_compiled_for
 from .numerics import (
     check_integers,
     check_logits,
@@ -21,6 +22,7 @@ from .numerics import (
     remember,
 )
 from .registry import Loss, LossInputs, register
+from .top import check_top, coarse_divergence, scatter_top
 
 CALIBRATIONS = ("batch", "store")
 
@@ -72,18 +74,70 @@ def ltkd(
     check_weight("ltkd", "alpha", alpha)
     check_weight("ltkd", "beta", beta)
     partition = _checked_partition("ltkd", class_groups, student_logits)
+    if is_compiled_for(student_logits):
+        log_mass = None if group_mass is None else _log_masses(group_mass, partition)
+        both = (partition.arrange(student_logits), partition.arrange(teacher_logits.detach()))
+        return group_divergence(*both, list(partition.sizes), log_mass, alpha, beta, temperature)[0]
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         terms = decompose(
             student_logits.to(dtype) / temperature, teacher_logits.detach().to(dtype) / temperature, partition
         )
-        if group_mass is None:
-            log_mass = terms.log_teacher.logsumexp(0)
-        else:
-            log_mass = terms.log_teacher.new_tensor(_log_masses(group_mass, partition))
-        cross = kl_divergence(rebalance(terms.log_teacher, log_mass), terms.log_student).mean()
-        within = terms.within.sum(1).mean()
-        return temperature**2 * (alpha * cross + beta * within)
+        return temperature**2 * _balanced(terms, partition, alpha, beta, group_mass)
+
+
+def ltkd_top(
+    student_logits: Tensor,
+    top_classes: Tensor,
+    top_logits: Tensor,
+    group_logsumexp: Tensor,
+    class_groups: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    temperature: float = 4.0,
+    group_mass: Tensor | None = None,
+) -> Tensor:
+    """`ltkd` from the teacher's best K classes: ``T^2 [ alpha L_cross + beta L'_within ]``.
+
+    The groups' masses, and so the cross-group loss, are exact. Within a group the classes that are not kept are one
+    event, whose mass is known exactly: each group's divergence is a lower bound, by the log-sum inequality, see
+    :func:`.top.coarse_divergence`; 0 for a group of which nothing is kept. With K = C it is `ltkd`.
+
+    Args:
+        student_logits: (B, C) floating point; half precision is computed in float32.
+        top_classes: (B, K) integer class ids, without repetition.
+        top_logits: (B, K) floating point, the teacher's logits of these.
+        group_logsumexp: (B, G) of the teacher's ``z / T`` over the classes of each group.
+        class_groups: (C,) integer group of each class, from 0.
+        alpha: factor of the cross-group loss, 0 or above.
+        beta: factor of the within-group loss, 0 or above.
+        temperature: T, above 0: the one of ``group_logsumexp``.
+        group_mass: (G,) floating point, as of `ltkd`.
+
+    Returns:
+        A scalar, float32 (float64 if ``student_logits`` is).
+
+    Raises:
+        UsageError: as `ltkd`, and for kept classes as :func:`.kd.kd_top`.
+    """
+    check_logits("ltkd_top", student_logits)
+    check_top("ltkd_top", student_logits, top_classes, top_logits, group_logsumexp)
+    check_positive("ltkd_top", "temperature", temperature)
+    check_weight("ltkd_top", "alpha", alpha)
+    check_weight("ltkd_top", "beta", beta)
+    partition = _checked_partition("ltkd_top", class_groups, student_logits)
+    if group_logsumexp.ndim != 2 or group_logsumexp.shape[1] < partition.num_groups:
+        raise UsageError(
+            f"ltkd_top: group_logsumexp has shape {tuple(group_logsumexp.shape)} for {partition.num_groups} groups. "
+            "Give (batch, groups)."
+        )
+    dtype = compute_dtype(student_logits)
+    with full_precision(student_logits):
+        scores, kept = scatter_top(top_classes, top_logits.detach().to(dtype) / temperature, student_logits.shape[1])
+        masses = torch.stack([group_logsumexp[:, group] for group in partition.groups], dim=1).detach().to(dtype)
+        terms = decompose_top(student_logits.to(dtype) / temperature, scores, kept, masses, partition)
+        return temperature**2 * _balanced(terms, partition, alpha, beta, group_mass)
 
 
 @dataclass(frozen=True)
@@ -94,20 +148,26 @@ class Partition:
         order: (C,) int64 class ids, those of one group side by side.
         sizes: the number of classes of each group that has any, P numbers.
         groups: the ids of those groups, ascending.
+        is_arranged: whether the classes are in that order already.
     """
 
     order: Tensor
     sizes: tuple[int, ...]
     groups: tuple[int, ...]
+    is_arranged: bool
 
     @property
     def num_groups(self) -> int:
         """G: one more than the highest group id."""
         return self.groups[-1] + 1
 
+    def arrange(self, values: Tensor) -> Tensor:
+        """The columns of (B, C) group by group."""
+        return values if self.is_arranged else values.index_select(1, self.order.to(values.device))
+
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """The columns of (B, C) of each group: P tensors (B, size)."""
-        return values.index_select(1, self.order.to(values.device)).split(self.sizes, dim=1)
+        return self.arrange(values).split(self.sizes, dim=1)
 
 
 @remember
@@ -129,7 +189,8 @@ def partition_classes(class_groups: Tensor) -> Partition:
     groups, sizes = ids.unique_consecutive(return_counts=True)
     if ids[0] < 0:
         raise UsageError(f"ltkd: class_groups holds {int(ids[0])}. Give every class a group, 0 or above.")
-    return Partition(order.to(class_groups.device), tuple(sizes.tolist()), tuple(groups.tolist()))
+    is_arranged = bool((order[1:] > order[:-1]).all())
+    return Partition(order.to(class_groups.device), tuple(sizes.tolist()), tuple(groups.tolist()), is_arranged)
 
 
 @dataclass(frozen=True)
@@ -156,6 +217,37 @@ def decompose(student_scores: Tensor, teacher_scores: Tensor, partition: Partiti
     student_masses = torch.stack([student.logsumexp(1) for student, _ in pairs], dim=1)
     teacher_masses = torch.stack([teacher.logsumexp(1) for _, teacher in pairs], dim=1)
     return GroupTerms(student_masses.log_softmax(1), teacher_masses.log_softmax(1), torch.stack(within, dim=1))
+
+
+def decompose_top(
+    student_scores: Tensor, teacher_scores: Tensor, kept: Tensor, teacher_masses: Tensor, partition: Partition
+) -> GroupTerms:
+    """Cut a student's scores (B, C) and those of the classes that a teacher's store keeps in the same way.
+
+    Args:
+        student_scores: (B, C) logits over T.
+        teacher_scores: (B, C) the same of the kept classes; what it holds elsewhere is not read.
+        kept: (B, C) bool.
+        teacher_masses: (B, P) logsumexp of all the teacher's scores in each group.
+        partition: the classes by group.
+    """
+    masses, within = [], []
+    splits = (partition.split(values) for values in (student_scores, teacher_scores, kept))
+    for student, teacher, known, mass in zip(*splits, teacher_masses.split(1, dim=1), strict=True):
+        masses.append(student.logsumexp(1))
+        within.append(coarse_divergence(teacher - mass, student.log_softmax(1), known))
+    student_masses = torch.stack(masses, dim=1)
+    return GroupTerms(student_masses.log_softmax(1), teacher_masses.log_softmax(1), torch.stack(within, dim=1))
+
+
+def _balanced(terms: GroupTerms, partition: Partition, alpha: float, beta: float, group_mass: Tensor | None) -> Tensor:
+    """``alpha L_cross + beta L_within``."""
+    if group_mass is None:
+        log_mass = terms.log_teacher.logsumexp(0)
+    else:
+        log_mass = terms.log_teacher.new_tensor(_log_masses(group_mass, partition))
+    cross = kl_divergence(rebalance(terms.log_teacher, log_mass), terms.log_student).mean()
+    return alpha * cross + beta * terms.within.sum(1).mean()
 
 
 def rebalance(log_teacher: Tensor, log_mass: Tensor) -> Tensor:
@@ -243,17 +335,21 @@ class LTKD(Loss):
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
-        return ltkd(
-            batch.student_logits,
-            batch.need("logits", self.name),
-            batch.need("class_groups", self.name),
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            group_mass=batch.need("group_mass", self.name) if self.calibration == "store" else None,
-        )
+        groups = batch.need("class_groups", self.name)
+        mass = batch.mass(self.temperature, self.name).groups if self.calibration == "store" else None
+        options = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature, "group_mass": mass}
+        if batch.has_top_only:
+            classes, logits = batch.need("top_classes", self.name), batch.need("top_logits", self.name)
+            sums = batch.at_temperature("group_logsumexp", self.temperature, self.name)
+            return ltkd_top(batch.student_logits, classes, logits, sums, groups, **options)
+        return ltkd(batch.student_logits, batch.need("logits", self.name), groups, **options)
 
     @property
-    def group_mass_temperature(self) -> float | None:
-        """The temperature at which `group_masses` must be summed over the store; None with ``batch``."""
+    def top_temperature(self) -> float | None:
+        """The temperature of the logsumexps that `ltkd_top` takes."""
+        return self.temperature
+
+    @property
+    def mass_temperature(self) -> float | None:
+        """The temperature of the store's masses; None with ``batch``."""
         return self.temperature if self.calibration == "store" else None

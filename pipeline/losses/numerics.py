@@ -35,6 +35,17 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
+def log_softmaxes(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """``log softmax(z / T)`` of the student and of the teacher, (B, C) both; no gradient flows into the teacher.
+
+    To be called within :func:`full_precision`.
+    """
+    dtype = compute_dtype(student_logits)
+    log_student = (student_logits.to(dtype) / temperature).log_softmax(1)
+    log_teacher = (teacher_logits.detach().to(dtype) / temperature).log_softmax(1)
+    return log_student, log_teacher
+
+
 def check_logits(where: str, student_logits: Tensor, teacher_logits: Tensor | None = None) -> None:
     """Both must be floating-point (B, C), and of one shape.
 
@@ -67,6 +78,41 @@ def check_integers(where: str, name: str, tensor: Tensor) -> None:
         raise UsageError(f"{where}: {name} is {tensor.dtype}. Give integers.")
 
 
+def check_labels(where: str, labels: Tensor, student_logits: Tensor) -> None:
+    """One class id for each sample, within the classes (looked for in CPU tensors only).
+
+    Raises:
+        UsageError: they are not that.
+    """
+    check_integers(where, "labels", labels)
+    batch, num_classes = student_logits.shape
+    if labels.shape != (batch,):
+        raise UsageError(
+            f"{where}: labels has shape {tuple(labels.shape)} for student_logits of shape "
+            f"{(batch, num_classes)}. Give one class id per sample."
+        )
+    if labels.device.type == "cpu":  # elsewhere, looking would make every step wait for the device
+        low, high = (int(bound) for bound in labels.long().aminmax())
+        if low < 0 or high >= num_classes:
+            raise UsageError(
+                f"{where}: labels holds class ids from {low} to {high}, the student has {num_classes} classes. "
+                "Give ids from 0."
+            )
+
+
+def check_per_class(where: str, name: str, tensor: Tensor, student_logits: Tensor) -> None:
+    """One number for each class: (C,).
+
+    Raises:
+        UsageError: another shape.
+    """
+    if tensor.shape != student_logits.shape[1:]:
+        raise UsageError(
+            f"{where}: {name} has shape {tuple(tensor.shape)}, the student has {student_logits.shape[1]} classes. "
+            "Give one number per class."
+        )
+
+
 def check_positive(where: str, name: str, value: float) -> None:
     """The number must be finite and above 0.
 
@@ -77,6 +123,16 @@ def check_positive(where: str, name: str, value: float) -> None:
         raise UsageError(f"{where}: {name} is {value}. Give a finite number above 0.")
 
 
+def check_finite(where: str, name: str, value: float) -> None:
+    """The number must be finite.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: {name} is {value}. Give a finite number.")
+
+
 def check_weight(where: str, name: str, value: float) -> None:
     """The number must be finite and at least 0.
 
@@ -85,6 +141,37 @@ def check_weight(where: str, name: str, value: float) -> None:
     """
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{where}: {name} is {value}. Give a finite number, 0 or above.")
+
+
+def at_least_one(where: str, class_counts: Tensor, student_logits: Tensor) -> Tensor:
+    """The training samples of each class, (C,) floating point; a class without samples counts as one (kdpipe's choice).
+
+    So a class that happens to be missing from the training data has a finite prior and a finite weight.
+
+    Raises:
+        UsageError: not one number per class, or one below 0.
+    """
+    check_per_class(where, "class_counts", class_counts, student_logits)
+    lowest = _lowest(class_counts)
+    if not lowest >= 0:
+        raise UsageError(f"{where}: class_counts holds {lowest}. Give the training samples of each class, 0 or above.")
+    return class_counts.to(compute_dtype(student_logits)).clamp_min(1)
+
+
+def log_class_mass(where: str, class_mass: Tensor, student_logits: Tensor) -> Tensor:
+    """The logarithm of the teacher's mass of each class, (C,), in the precision of the student's computation.
+
+    Raises:
+        UsageError: not one number per class, or one that is not above 0.
+    """
+    check_per_class(where, "class_mass", class_mass, student_logits)
+    lowest = _lowest(class_mass)
+    if not lowest > 0:
+        raise UsageError(
+            f"{where}: class_mass holds {lowest}: the teacher gives a class nothing at this temperature. "
+            "Give masses above 0; a higher temperature makes them so."
+        )
+    return class_mass.log().to(compute_dtype(student_logits))
 
 
 def remember(function: Callable[[Tensor], ResultT]) -> Callable[[Tensor], ResultT]:
@@ -107,3 +194,9 @@ def remember(function: Callable[[Tensor], ResultT]) -> Callable[[Tensor], Result
         return known[1]
 
     return remembered
+
+
+@remember
+def _lowest(numbers: Tensor) -> float:
+    """The lowest number; NaN where there is one."""
+    return float(numbers.min())

@@ -18,13 +18,13 @@ class Objective:
 
     Attributes:
         losses: the losses, each with its weight.
-        ce_weight: the weight of cross-entropy, 0 for none. Not used where ``losses`` holds a `CrossEntropy`,
-            which then is the objective's.
+        ce_weight: the weight of cross-entropy, 0 for none. Not used where one of ``losses`` takes its place
+            (``replaces_ce``), as a `CrossEntropy` with a weight of its own does.
         terms: what is summed, cross-entropy included, by key: the loss's name, and ``NAME#2`` for the second
             of a name.
 
     Raises:
-        UsageError: nothing is left to train on, or two losses need store calibration at two temperatures.
+        UsageError: nothing is left to train on.
     """
 
     losses: tuple[Loss, ...]
@@ -34,7 +34,7 @@ class Objective:
     def __post_init__(self) -> None:
         check_weight("objective", "ce_weight", self.ce_weight)
         losses = self.losses
-        if self.ce_weight > 0 and not any(isinstance(loss, CrossEntropy) for loss in losses):
+        if self.ce_weight > 0 and not any(loss.replaces_ce for loss in losses):
             losses = (CrossEntropy(weight=self.ce_weight), *losses)
         terms: dict[str, Loss] = {}
         for loss in losses:
@@ -43,12 +43,6 @@ class Objective:
         object.__setattr__(self, "terms", terms)
         if not any(loss.weight > 0 for loss in losses):
             raise UsageError("The objective is empty: every weight is 0. Give a loss, or a weight above 0.")
-        temperatures = self._group_mass_temperatures()
-        if len(temperatures) > 1:
-            raise UsageError(
-                f"The objective needs the store's group masses at temperatures {temperatures}. "
-                "Give the losses with calibration=store one temperature."
-            )
 
     @classmethod
     def parse(cls, texts: Sequence[str], ce_weight: float | None = None) -> "Objective":
@@ -56,14 +50,20 @@ class Objective:
 
         Args:
             texts: one spec per loss. ``ce`` among them is the cross-entropy term.
-            ce_weight: the weight of cross-entropy where ``texts`` does not name it; None for 1.
+            ce_weight: the weight of cross-entropy where no loss of ``texts`` is it or takes its place; None for 1.
 
         Raises:
-            UsageError: a spec that cannot be read, or cross-entropy given both ways.
+            UsageError: a spec that cannot be read, or a weight for a cross-entropy that is not added.
         """
         losses = tuple(parse_loss(text) for text in texts)
-        if ce_weight is not None and any(isinstance(loss, CrossEntropy) for loss in losses):
+        instead = next((loss.name for loss in losses if loss.replaces_ce), None)
+        if ce_weight is not None and instead == CrossEntropy.name:
             raise UsageError("Cross-entropy is given twice: as the loss 'ce' and by its weight. Give one.")
+        if ce_weight is not None and instead is not None:
+            raise UsageError(
+                f"The loss '{instead}' takes the place of cross-entropy, which has no weight then. Leave its weight "
+                "out; to train on both, give the loss ce,weight=... too."
+            )
         return cls(losses, 1.0 if ce_weight is None else ce_weight)
 
     @property
@@ -72,19 +72,26 @@ class Objective:
         return frozenset().union(*(loss.needs for loss in self.losses))
 
     @property
-    def group_mass_temperature(self) -> float | None:
-        """The temperature at which `LossInputs.group_mass` must be taken; None where no loss reads it."""
-        return next(iter(self._group_mass_temperatures()), None)
+    def mass_temperatures(self) -> frozenset[float]:
+        """The temperatures at which `LossInputs.teacher_mass` must be filled in."""
+        temperatures = (loss.mass_temperature for loss in self.losses)
+        return frozenset(temperature for temperature in temperatures if temperature is not None)
 
     def __call__(self, batch: LossInputs) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Returns:
             ``loss``, the total, and each weighted term by its key: scalars.
+
+        Raises:
+            UsageError: the batch lacks what a loss needs.
         """
-        weighted = {key: loss.weight * loss(batch) for key, loss in self.terms.items()}
+        weighted = {key: _weight(loss, batch) * loss(batch) for key, loss in self.terms.items()}
         return {"loss": torch.stack(list(weighted.values())).sum(), **weighted}
 
-    def _group_mass_temperatures(self) -> list[float]:
-        temperatures = (loss.group_mass_temperature for loss in self.losses)
-        return sorted({temperature for temperature in temperatures if temperature is not None})
+
+def _weight(loss: Loss, batch: LossInputs) -> float:
+    """The loss's weight in the batch's epoch."""
+    if not loss.warmup_epochs:
+        return loss.weight
+    return loss.weight * min((batch.need("epoch", loss.name) + 1) / loss.warmup_epochs, 1.0)

@@ -1,29 +1,28 @@
-"""The sum over pairs behind GRKD: the one place that visits every pair of classes."""
+"""The sum over pairs behind GRKD: one operator that visits every pair of classes, on the fastest way there is.
 
-# Shapes: B batch, C classes, K ranks of a block, N classes below the block's first.
-# Inside, the batch is the last dimension: (C, B), (K, N, B). Every slice of classes is then contiguous.
+On a processor a kernel compiled by numba, on a GPU one compiled by Triton, anywhere else plain torch; all give the
+same numbers within float32 round-off. As an operator of torch's it is left alone by ``torch.compile`` and autocast.
+"""
 
-from collections.abc import Callable
+# Shapes: B batch, C classes.
+
+import functools
 
 import torch
 from torch import Tensor
 
-# Pairs worked on at a time, and so the size of the two scratch buffers: small enough for a processor's
-# cache, large enough to keep an accelerator busy. Never less than one rank against all classes.
-BLOCK_CPU = 2**18
-BLOCK_ACCELERATOR = 2**24
-
-# Factors, each at least 1/2, multiplied before a logarithm is taken: 2**-100 is a normal float32.
-MAX_FACTORS = 100
+from ...stores.errors import UsageError
+from . import pairs_torch
 
 
+@torch.library.custom_op("kdpipe::pair_losses", mutates_args=())
 def pair_losses(
-    scores: Tensor, num_above: int, ties: Tensor | None = None, *, with_gradient: bool = True
-) -> tuple[Tensor, Tensor | None]:
+    scores: Tensor,
+    num_above: int,
+    ties: Tensor | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
     """``sum softplus(-(a_i - a_j))`` over the places i < j of each sample, i among the first ``num_above``.
-
-    Per pair, ``softplus(x) = max(x, 0) - log sigma(|x|)``; the logarithms of many pairs are taken at once, as
-    one of their product.
 
     Args:
         scores: (B, C) float32 or float64: the student's, sorted, divided by tau.
@@ -33,59 +32,52 @@ def pair_losses(
         with_gradient: whether the gradient is wanted.
 
     Returns:
-        The sum of each sample, (B,), and its gradient with respect to ``scores``, (B, C), or None.
+        The sum of each sample, (B,), and its gradient with respect to ``scores``, (B, C), or (0,) if not wanted.
+        There is no second derivative.
     """
-    num_samples, num_classes = scores.shape
-    scores = scores.t().contiguous()
-    ties = None if ties is None else ties.t().contiguous()
-    longest_tie = 0 if ties is None else int(ties.max())
-
-    block = max(BLOCK_CPU if scores.device.type == "cpu" else BLOCK_ACCELERATOR, scores.numel())
-    scratch = scores.new_empty(2, min(block, scores.numel() * num_above))
-    losses = torch.zeros_like(scores)
-    factors = torch.ones_like(scores)
-    gradient = torch.zeros_like(scores) if with_gradient else None
-
-    num_factors = 0
-    first, end = 0, min(num_above, num_classes - 1)
-    while first < end:
-        below = slice(first + 1, num_classes)
-        num_below = num_classes - first - 1
-        num_ranks = max(1, min(block // (num_below * num_samples), end - first, MAX_FACTORS))
-        if num_factors + num_ranks > MAX_FACTORS:
-            losses -= factors.log_()
-            factors.fill_(1)
-            num_factors = 0
-        num_factors += num_ranks
-
-        shape = (num_ranks, num_below, num_samples)
-        x, y = (buffer[: num_ranks * num_below * num_samples].view(shape) for buffer in scratch)
-        torch.sub(scores[below], scores[first : first + num_ranks, None], out=x)
-        _drop_pairs(x, None if ties is None else ties[below], longest_tie)
-
-        losses[below].add_(_over_ranks(torch.sum, torch.clamp_min(x, 0, out=y)))
-        factors[below].mul_(_over_ranks(torch.prod, torch.abs(x, out=y).sigmoid_()))
-        if gradient is not None:
-            x.sigmoid_()
-            gradient[first : first + num_ranks].sub_(x.sum(1))
-            gradient[below].add_(_over_ranks(torch.sum, x))
-        first += num_ranks
-
-    losses -= factors.log_()
-    return losses.sum(0), None if gradient is None else gradient.t()
+    if scores.device.type == "cpu" and (compiled := _numba()) and compiled.can_take(scores):
+        losses, gradient = compiled.pair_losses(scores, num_above, ties)
+    elif scores.device.type == "cuda" and (triton := _triton()):
+        losses, gradient = triton.pair_losses(scores, num_above, ties)
+    else:
+        losses, gradient = pairs_torch.pair_losses(scores, num_above, ties, with_gradient=with_gradient)
+    return losses, gradient if with_gradient and gradient is not None else scores.new_empty(0)
 
 
-def _over_ranks(reduce: Callable[..., Tensor], block: Tensor) -> Tensor:
-    """Reduce (K, N, B) to (N, B), without a copy where K is 1."""
-    return block[0] if len(block) == 1 else reduce(block, dim=0)
+@pair_losses.register_fake
+def _(scores: Tensor, num_above: int, ties: Tensor | None, with_gradient: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    return scores.new_empty(len(scores)), torch.empty_like(scores) if with_gradient else scores.new_empty(0)
 
 
-def _drop_pairs(x: Tensor, ties: Tensor | None, longest_tie: int) -> None:
-    """Set to -inf, which adds nothing, what is no pair of x (K, N, B): places not below i, or tied with it."""
-    num_ranks, num_below, _ = x.shape
-    span = min(num_ranks - 1 + longest_tie, num_below)
-    if span == 0:
-        return
-    distance = torch.arange(1, span + 1, device=x.device) - torch.arange(num_ranks, device=x.device)[:, None]
-    dropped = distance[..., None] <= (0 if ties is None else ties[:span])
-    x[:, :span].masked_fill_(dropped, -torch.inf)
+def _keep_gradient(ctx, inputs, output) -> None:  # noqa: ARG001
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx, grad_losses: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    if torch.is_grad_enabled():  # create_graph=True: the kept gradient would pass for a constant
+        raise UsageError("grkd has no second derivative. Differentiate without create_graph=True.")
+    (gradient,) = ctx.saved_tensors
+    return gradient * grad_losses.unsqueeze(1), None, None, None
+
+
+pair_losses.register_autograd(_backward, setup_context=_keep_gradient)
+
+
+@functools.cache
+def _numba():
+    """The kernel for processors, or None where numba is not installed: it may lag behind a new Python."""
+    try:
+        from . import pairs_numba  # takes half a second: only where GRKD is used
+    except ImportError:
+        return None
+    return pairs_numba
+
+
+@functools.cache
+def _triton():
+    """The kernel for GPUs, or None where Triton is not installed: torch brings it on Linux alone."""
+    try:
+        from . import pairs_triton
+    except ImportError:
+        return None
+    return pairs_triton

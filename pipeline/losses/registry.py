@@ -2,14 +2,36 @@
 
 # Shapes: B batch, C classes, R ranks, G groups.
 
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError, unknown
+from ..factories import import_attribute
 from ..specs import Spec
 from .numerics import check_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherMass:
+    """What the teacher gives to classes and groups over all samples in use, at one temperature T.
+
+    Attributes:
+        classes: (C,) mean of ``softmax(z / T)`` over the samples.
+        groups: (G,) its sum over the classes of each group; 0 for a group without classes.
+    """
+
+    classes: Tensor
+    groups: Tensor
+
+    def to(self, device: torch.device) -> "TeacherMass":
+        """The same on a device."""
+        return TeacherMass(classes=self.classes.to(device), groups=self.groups.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +43,72 @@ class LossInputs:
         labels: (B,) integer class ids.
         logits: (B, C) the teacher's, from the store; None where the objective does not need them.
         ranks: (B, R) class ids, the teacher's best first, from the store; None where not needed.
+        top_classes: (B, K) class ids, the teacher's best first, from a store that keeps no other logits; else None.
+        top_logits: (B, K) their logits.
+        logsumexp: (B, T) of the teacher's logits over each of the ``temperatures``.
+        group_logsumexp: (B, T * G) the same within each group, the groups of one temperature side by side.
+        temperatures: those of the logsumexps.
         class_groups: (C,) integer group of each class; None where not needed.
-        group_mass: (G,) the teacher's group masses over the whole store; None where not needed.
+        class_counts: (C,) training samples of each class; None where not needed.
+        teacher_mass: the teacher's masses over the store, by temperature; those that the objective's
+            ``mass_temperatures`` name.
+        epoch: number of the epoch, from 0; None where no loss warms up.
     """
 
     student_logits: Tensor
     labels: Tensor
     logits: Tensor | None = None
     ranks: Tensor | None = None
+    top_classes: Tensor | None = None
+    top_logits: Tensor | None = None
+    logsumexp: Tensor | None = None
+    group_logsumexp: Tensor | None = None
+    temperatures: tuple[float, ...] = ()
     class_groups: Tensor | None = None
-    group_mass: Tensor | None = None
+    class_counts: Tensor | None = None
+    teacher_mass: Mapping[float, TeacherMass] = field(default_factory=dict)
+    epoch: int | None = None
 
-    def need(self, name: str, loss: str) -> Tensor:
-        """The tensor called ``name``.
+    def need(self, name: str, loss: str) -> Any:
+        """What the attribute called ``name`` holds.
 
         Raises:
             UsageError: the batch does not carry it.
         """
-        tensor = getattr(self, name)
-        if tensor is None:
+        value = getattr(self, name)
+        if value is None:
             raise UsageError(f"The loss '{loss}' needs LossInputs.{name}, which is None. Fill it in.")
-        return tensor
+        return value
+
+    @property
+    def has_top_only(self) -> bool:
+        """Whether the teacher's best classes stand in for all its logits."""
+        return self.logits is None and self.top_classes is not None
+
+    def at_temperature(self, name: str, temperature: float, loss: str) -> Tensor:
+        """The columns of ``logsumexp`` (B, 1) or ``group_logsumexp`` (B, G) at one temperature.
+
+        Raises:
+            UsageError: the batch does not carry them.
+        """
+        values = self.need(name, loss)
+        for index, known in enumerate(self.temperatures):
+            if math.isclose(known, temperature, rel_tol=1e-9):
+                return values.chunk(len(self.temperatures), dim=1)[index]
+        known = ", ".join(f"{known:g}" for known in self.temperatures) or "none"
+        raise UsageError(f"The loss '{loss}' needs LossInputs.{name} at temperature {temperature:g}; it has {known}.")
+
+    def mass(self, temperature: float, loss: str) -> TeacherMass:
+        """The teacher's masses at a temperature.
+
+        Raises:
+            UsageError: the batch does not carry them.
+        """
+        if temperature not in self.teacher_mass:
+            raise UsageError(
+                f"The loss '{loss}' needs LossInputs.teacher_mass at temperature {temperature:g}. Fill it in."
+            )
+        return self.teacher_mass[temperature]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +118,38 @@ class Loss:
     Attributes:
         name: how a spec calls it.
         needs: the store arrays it reads: any of ``logits``, ``ranks``.
+        replaces_ce: whether it learns from the labels in the place of cross-entropy, which an `Objective` then
+            does not add.
         weight: its factor in an `Objective`.
+        warmup_epochs: W; in epoch e = 1, 2, ... the weight is multiplied by min(e / W, 1). 0 for none.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    replaces_ce: ClassVar[bool] = False
 
     weight: float = 1.0
+    warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         check_weight(self.name, "weight", self.weight)
+        check_weight(self.name, "warmup_epochs", self.warmup_epochs)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         raise NotImplementedError
 
     @property
-    def group_mass_temperature(self) -> float | None:
-        """The temperature at which `LossInputs.group_mass` must be taken; None where it is not read."""
+    def mass_temperature(self) -> float | None:
+        """The temperature at which it reads `LossInputs.teacher_mass`; None where it does not."""
+        return None
+
+    @property
+    def top_temperature(self) -> float | None:
+        """The temperature at which it reads logsumexps where only the teacher's best classes are stored.
+
+        None where it has no such form: it then needs all logits, if it needs any.
+        """
         return None
 
 
@@ -84,14 +165,28 @@ def register(loss_type: type[LossT]) -> type[LossT]:
 
 
 def parse_loss(text: str) -> Loss:
-    """Read a loss from its spec, ``NAME,key=value``.
+    """Read a loss from its spec: ``NAME,key=value``, or ``python:package.module:LossClass,key=value``.
 
     Raises:
-        UsageError: an unknown name or key (the nearest is suggested), or a value the loss refuses.
+        UsageError: an unknown name or key (the nearest is suggested), or a value the loss refuses; a class of
+            one's own that is not a `Loss`.
     """
     spec = Spec.parse(text)
+    if spec.name == "python":
+        return dataclasses.replace(spec, name=spec.location, location="").into(_own_loss(spec.location))
     if spec.name not in LOSSES:
         raise unknown("loss", spec.name, LOSSES)
     if spec.location:
         raise UsageError(f"The loss '{text}' has a location. Write {spec.name},key=value.")
     return spec.into(LOSSES[spec.name])
+
+
+def _own_loss(location: str) -> type[Loss]:
+    """The loss class that ``package.module:LossClass`` names."""
+    found = import_attribute(location)
+    if not isinstance(found, type) or not issubclass(found, Loss) or not isinstance(getattr(found, "name", None), str):
+        raise UsageError(
+            f"'python:{location}' is no loss. Make it a frozen, keyword-only dataclass that extends "
+            "kdpipe.pipeline.losses.Loss and has a name."
+        )
+    return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kdpipe.pipeline.losses import grkd, label_pair_conflict
-from kdpipe.pipeline.losses import pairs as pairs_module
+from kdpipe.pipeline.losses import pairs_torch as pairs_module
 from kdpipe.stores.errors import UsageError
 from torch.utils._python_dispatch import TorchDispatchMode
 

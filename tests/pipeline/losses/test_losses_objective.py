@@ -6,20 +6,49 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kdpipe.pipeline.losses import (
+    ABKD,
+    BKD,
+    CCKD,
+    CKD,
+    CMKD,
+    DIST,
+    DKD,
     GRKD,
     KD,
     LOSSES,
     LTKD,
+    PLD,
+    RLKD,
+    BalancedSoftmax,
     CrossEntropy,
+    ListMLE,
+    LogitAdjustment,
     Loss,
     LossInputs,
     Objective,
+    RebalancedGRKD,
+    REDistill,
+    TeacherMass,
+    abkd,
+    balanced_softmax,
+    bkd,
+    cckd,
+    ckd,
+    cmkd,
+    dist,
+    dkd,
     grkd,
+    grkd_rebalanced,
     group_masses,
     kd,
+    listmle,
+    logit_adjustment,
     ltkd,
     parse_loss,
+    pld,
+    redistill,
     register,
+    rlkd,
 )
 from kdpipe.stores.errors import UsageError
 
@@ -27,14 +56,16 @@ GENERATOR = torch.Generator().manual_seed(0)
 STUDENT, TEACHER = torch.randn(2, 4, 6, generator=GENERATOR).unbind()
 LABELS = torch.tensor([0, 5, 2, 2])
 GROUPS = torch.tensor([0, 0, 1, 1, 2, 2])
-MASS = torch.tensor([5.0, 2.0, 1.0])
+MASS = TeacherMass(classes=torch.tensor([0.4, 0.2, 0.1, 0.1, 0.1, 0.1]), groups=torch.tensor([0.6, 0.2, 0.2]))
+COUNTS = torch.tensor([9, 6, 4, 3, 2, 1])
 BATCH = LossInputs(
     student_logits=STUDENT,
     labels=LABELS,
     logits=TEACHER,
     ranks=TEACHER.argsort(1, descending=True).to(torch.uint8),
     class_groups=GROUPS,
-    group_mass=MASS,
+    class_counts=COUNTS,
+    teacher_mass={4.0: MASS},
 )
 CE = F.cross_entropy(STUDENT, LABELS)
 
@@ -43,11 +74,11 @@ CE = F.cross_entropy(STUDENT, LABELS)
 
 
 def test_the_names():
+    of_logits = "abkd bkd cckd ckd cmkd dist dkd grkd-rebalanced kd lskd ltkd pld redistill rlkd"
     assert {name: loss.needs for name, loss in LOSSES.items()} == {
-        "ce": set(),
-        "kd": {"logits"},
-        "grkd": {"ranks"},
-        "ltkd": {"logits"},
+        **{name: set() for name in ("ce", "balanced-softmax", "logit-adjustment")},
+        **{name: {"ranks"} for name in ("grkd", "listmle")},
+        **{name: {"logits"} for name in of_logits.split()},
     }
 
 
@@ -63,6 +94,10 @@ def test_the_names():
         ("ltkd", LTKD(alpha=1.0, beta=1.0, temperature=4.0, calibration="batch")),
         ("ltkd,alpha=1,beta=2,temperature=3", LTKD(alpha=1.0, beta=2.0, temperature=3.0)),
         ("ltkd,calibration=store", LTKD(calibration="store")),
+        ("dkd,beta=2,weight=0.5", DKD(beta=2.0, weight=0.5, warmup_epochs=20.0)),
+        ("kd,warmup_epochs=5", KD(warmup_epochs=5.0)),
+        ("listmle", ListMLE(depth=None)),
+        ("listmle,depth=5", ListMLE(depth=5)),
     ],
 )
 def test_parse(text, loss):
@@ -80,7 +115,27 @@ def test_parse(text, loss):
             LTKD(alpha=0.5, beta=2.0, temperature=3.0),
             ltkd(STUDENT, TEACHER, GROUPS, alpha=0.5, beta=2.0, temperature=3),
         ),
-        (LTKD(calibration="store"), ltkd(STUDENT, TEACHER, GROUPS, group_mass=MASS)),
+        (LTKD(calibration="store"), ltkd(STUDENT, TEACHER, GROUPS, group_mass=MASS.groups)),
+        (CCKD(weight=3.0), cckd(STUDENT, TEACHER, MASS.classes)),
+        (
+            RebalancedGRKD(tau=0.5, reduction="sum"),
+            grkd_rebalanced(STUDENT, TEACHER, GROUPS, MASS.groups, tau=0.5, reduction="sum"),
+        ),
+        (DKD(alpha=0.5, beta=2.0, temperature=3.0), dkd(STUDENT, TEACHER, LABELS, alpha=0.5, beta=2, temperature=3)),
+        (DIST(beta=2.0, gamma=0.5, temperature=3.0), dist(STUDENT, TEACHER, beta=2, gamma=0.5, temperature=3)),
+        (ABKD(alpha=0.5, beta=0.2, temperature=3.0), abkd(STUDENT, TEACHER, alpha=0.5, beta=0.2, temperature=3)),
+        (REDistill(power=0.5, temperature=3.0), redistill(STUDENT, TEACHER, power=0.5, temperature=3)),
+        (
+            CMKD(alpha=0.5, beta=2.0, temperature=3.0, strength=0.3),
+            cmkd(STUDENT, TEACHER, alpha=0.5, beta=2, temperature=3, strength=0.3),
+        ),
+        (RLKD(k=2, strength=0.3), rlkd(STUDENT, TEACHER, k=2, strength=0.3)),
+        (BKD(beta=0.9, temperature=3.0), bkd(STUDENT, TEACHER, COUNTS, beta=0.9, temperature=3)),
+        (CKD(size=1, class_weight=0.5), ckd(STUDENT, TEACHER, LABELS, size=1, class_weight=0.5)),
+        (ListMLE(depth=2), listmle(STUDENT, ranks=BATCH.ranks, depth=2)),
+        (PLD(temperature=3.0), pld(STUDENT, TEACHER, LABELS, temperature=3)),
+        (LogitAdjustment(tau=0.5), logit_adjustment(STUDENT, LABELS, COUNTS, tau=0.5)),
+        (BalancedSoftmax(), balanced_softmax(STUDENT, LABELS, COUNTS)),
     ],
 )
 def test_entries_are_the_functions_unweighted(loss, expected):
@@ -118,7 +173,6 @@ def test_parse_errors(text, message):
         (GRKD(), "ranks"),
         (LTKD(), "logits"),
         (LTKD(), "class_groups"),
-        (LTKD(calibration="store"), "group_mass"),
     ],
 )
 def test_a_batch_that_lacks_an_array_is_refused_by_name(loss, missing):
@@ -141,6 +195,62 @@ def test_a_new_loss_is_one_class(monkeypatch):
     result = Objective.parse(["square,factor=3,weight=0.5"], ce_weight=0)(BATCH)
     assert result.keys() == {"loss", "square"}
     torch.testing.assert_close(result["loss"], 1.5 * STUDENT.square().mean())
+
+
+OWN_LOSS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from kdpipe.pipeline.losses import Loss, LossInputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class focal(Loss):
+    name: ClassVar[str] = "focal"
+    replaces_ce: ClassVar[bool] = True
+
+    gamma: float = 2.0
+
+    def __call__(self, batch: LossInputs):
+        loss = F.cross_entropy(batch.student_logits, batch.labels, reduction="none")
+        return ((1 - (-loss).exp()) ** self.gamma * loss).mean()
+
+
+class nameless(Loss):
+    pass
+
+
+gamma = 3
+def made(): ...
+"""
+
+
+def test_a_loss_of_ones_own_is_named_by_its_module(module):
+    module("mylosses", OWN_LOSS)
+    objective = Objective.parse(["python:mylosses:focal,gamma=0,weight=2", "kd"])
+    result = objective(BATCH)
+    assert list(result) == ["loss", "focal", "kd"]
+    torch.testing.assert_close(result["focal"], 2 * CE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("python:mylosses:focal,gama=2", "Unknown option of 'mylosses:focal' 'gama'. Did you mean 'gamma'"),
+        ("python:mylosses:focal,gamma=big", "cannot be read"),
+        ("python:mylosses:focal,weight=-1", "focal: weight is -1.0"),
+        ("python:mylosses:fokal", "Did you mean 'focal'"),
+        ("python:mylosses:made", "'python:mylosses:made' is no loss.*extends kdpipe.pipeline.losses.Loss"),
+        ("python:mylosses:nameless", "'python:mylosses:nameless' is no loss.*has a name"),
+        ("python:mylosses", "does not name"),
+        ("python:no_such_module:focal", "no Python module 'no_such_module'"),
+    ],
+)
+def test_a_loss_of_ones_own_that_is_none(module, text, message):
+    module("mylosses", OWN_LOSS)
+    with pytest.raises(UsageError, match=message):
+        parse_loss(text)
 
 
 @pytest.mark.parametrize("labels", [LABELS[:3], LABELS[:, None], LABELS.float()])
@@ -193,6 +303,11 @@ def test_the_total_carries_every_gradient():
         (["kd"], None, {"ce": 1.0, "kd": 1.0}),
         (["kd", "ce,weight=2"], None, {"kd": 1.0, "ce": 2.0}),
         (["kd"], 0.1, {"ce": 0.1, "kd": 1.0}),
+        (["balanced-softmax", "kd"], None, {"balanced-softmax": 1.0, "kd": 1.0}),
+        (["logit-adjustment,weight=0.3"], None, {"logit-adjustment": 0.3}),
+        (["pld"], None, {"pld": 1.0}),
+        (["ckd"], None, {"ckd": 1.0}),
+        (["pld", "ce,weight=0.5"], None, {"pld": 1.0, "ce": 0.5}),
         (["kd"], 0.0, {"kd": 1.0}),
         (["kd,temperature=1", "kd,temperature=4", "kd"], 0.0, {"kd": 1.0, "kd#2": 1.0, "kd#3": 1.0}),
     ],
@@ -209,13 +324,34 @@ def test_cross_entropy_alone_needs_nothing_of_the_store():
     assert objective(LossInputs(student_logits=STUDENT, labels=LABELS))["loss"] == CE
 
 
-def test_calibration_names_its_temperature():
-    assert Objective.parse(["ltkd,temperature=3", "kd"]).group_mass_temperature is None
-    objective = Objective.parse(["ltkd,temperature=3,calibration=store", "kd,temperature=2"])
-    assert objective.group_mass_temperature == 3.0
-    mass = group_masses(TEACHER, GROUPS, 3.0)
-    batch = dataclasses.replace(BATCH, group_mass=mass)
-    torch.testing.assert_close(objective(batch)["ltkd"], ltkd(STUDENT, TEACHER, GROUPS, temperature=3.0))
+def test_calibration_names_its_temperatures():
+    assert Objective.parse(["ltkd,temperature=3", "kd"]).mass_temperatures == frozenset()
+    objective = Objective.parse(["ltkd,temperature=3,calibration=store", "cckd,temperature=2", "grkd-rebalanced"])
+    assert objective.mass_temperatures == {2.0, 3.0, 4.0}
+    masses = {
+        temperature: TeacherMass(
+            classes=(TEACHER / temperature).softmax(1).mean(0), groups=group_masses(TEACHER, GROUPS, temperature)
+        )
+        for temperature in objective.mass_temperatures
+    }
+    result = objective(dataclasses.replace(BATCH, teacher_mass=masses))
+    torch.testing.assert_close(result["ltkd"], ltkd(STUDENT, TEACHER, GROUPS, temperature=3.0))
+    torch.testing.assert_close(result["cckd"], cckd(STUDENT, TEACHER, masses[2.0].classes, temperature=2.0))
+    expected = grkd_rebalanced(STUDENT, TEACHER, GROUPS, masses[4.0].groups)
+    torch.testing.assert_close(result["grkd-rebalanced"], expected)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 0.25), (2, 0.75), (3, 1.0), (9, 1.0)])
+def test_a_loss_warms_up(epoch, factor):
+    result = Objective.parse(["kd,weight=2,warmup_epochs=4", "grkd"])(dataclasses.replace(BATCH, epoch=epoch))
+    torch.testing.assert_close(result["kd"], factor * 2 * kd(STUDENT, TEACHER))
+    torch.testing.assert_close(result["grkd"], GRKD()(BATCH))
+
+
+def test_a_loss_that_warms_up_needs_the_epoch():
+    with pytest.raises(UsageError, match=r"'dkd' needs LossInputs\.epoch"):
+        Objective.parse(["dkd"])(BATCH)
+    Objective.parse(["dkd,warmup_epochs=0"])(BATCH)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +362,8 @@ def test_calibration_names_its_temperature():
         (["kd,weight=0"], 0.0, "empty"),
         (["kd"], -1.0, "ce_weight is -1.0"),
         (["kd", "kdd"], None, "Unknown loss 'kdd'"),
-        (["ltkd,calibration=store", "ltkd,calibration=store,temperature=2"], None, r"\[2.0, 4.0\]"),
+        (["kd", "pld"], 0.5, "'pld' takes the place of cross-entropy"),
+        (["balanced-softmax"], 0.0, "'balanced-softmax' takes the place of cross-entropy"),
     ],
 )
 def test_objective_errors(texts, ce_weight, message):
