@@ -37,7 +37,7 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4
     check_positive("kd", "temperature", temperature)
     if is_compiled_for(student_logits):
         sizes = [student_logits.shape[1]]
-        return group_divergence(student_logits, teacher_logits.detach(), sizes, None, 0.0, 1.0, temperature)[0]
+        return group_divergence(student_logits, teacher_logits, sizes, None, 0.0, 1.0, temperature)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         log_student = (student_logits.to(dtype) / temperature).log_softmax(1)

@@ -76,8 +76,8 @@ def ltkd(
     partition = _checked_partition("ltkd", class_groups, student_logits)
     if is_compiled_for(student_logits):
         log_mass = None if group_mass is None else _log_masses(group_mass, partition)
-        both = (partition.arrange(student_logits), partition.arrange(teacher_logits.detach()))
-        return group_divergence(*both, list(partition.sizes), log_mass, alpha, beta, temperature)[0]
+        both = (partition.arrange(student_logits), partition.arrange(teacher_logits))
+        return group_divergence(*both, list(partition.sizes), log_mass, alpha, beta, temperature)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         terms = decompose(

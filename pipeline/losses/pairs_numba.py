@@ -29,8 +29,8 @@ _BIAS = 1023
 
 def can_take(scores: Tensor) -> bool:
     """Whether the kernel can compute with these scores: they are finite, and none is far below the best."""
-    low, high = scores.detach().aminmax(dim=1)
-    return bool((high - low <= _WIDEST).all())  # NaN and infinity compare false
+    spread = scores.detach().amax(1) - scores.detach().amin(1)  # aminmax is many times slower
+    return bool((spread <= _WIDEST).all())  # NaN and infinity compare false
 
 
 def pair_losses(scores: Tensor, num_above: int, ties: Tensor | None) -> tuple[Tensor, Tensor]:
