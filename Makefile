@@ -15,7 +15,7 @@ EDITABLE := --config-settings editable_mode=strict --editable .
 PIP := PYTHONWARNINGS=ignore $(PY) -m pip --disable-pip-version-check
 # keeps glibc from handing every large buffer back to the kernel
 KEEP_BUFFERS := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000
-LIST_FILES = { echo $(CURDIR); find $(PACKAGE) -type f ! -name '*.py[co]' | LC_ALL=C sort; }
+LIST_FILES = { echo $(CURDIR); find $(PACKAGE) -type f ! -path '*/__pycache__/*' | LC_ALL=C sort; }
 UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help

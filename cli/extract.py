@@ -16,8 +16,9 @@ from .options import ProgressBar, auto_int, comma_list, config_option, json_opti
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The store to write, by custom NAME.kd.")
 @click.option("--preprocess", metavar="SPEC", help="image,resize=256,crop=224,...; by default the teacher's own.")
 @click.option("--write", default="logits,ranks", callback=comma_list, help="Arrays to write.", show_default=True)
-@click.option("--codec", default="float16", type=click.Choice(["float16", "float32"]), show_default=True,
-              help="How logits are stored.")  # fmt: skip
+@click.option("--codec", default="float16", metavar="SPEC", show_default=True,
+              help="How logits are stored: float16, float32, int8, topk:K,temperatures=1,4 or factorised; "
+              "with +zstd, compressed.")  # fmt: skip
 @click.option("--groups", default="thirds", metavar="RULE", show_default=True,
               help="Class groups: thirds, counts:100,20, or a CSV/Parquet file.")  # fmt: skip
 @click.option("--rank-depth", type=click.IntRange(1), help="Keep only so many of the best ranks.")
@@ -26,6 +27,8 @@ from .options import ProgressBar, auto_int, comma_list, config_option, json_opti
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), show_default=True,
               help="Of the teacher's pass.")  # fmt: skip
+@click.option("--runtime", default="torch", type=click.Choice(["torch", "compile", "onnx"]), show_default=True,
+              help="What runs the teacher: torch, torch.compile, or onnxruntime, often faster on a CPU.")  # fmt: skip
 @click.option("--batch-size", default="auto", callback=auto_int, show_default=True, help="auto or a number.")
 @click.option("--workers", default="auto", callback=auto_int, show_default=True, help="Reading processes.")
 @click.option("--on-bad-sample", default="fail", type=click.Choice(["fail", "skip"]), show_default=True,

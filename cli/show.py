@@ -1,5 +1,6 @@
 """How results are shown: tables for people, JSON for programs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def show_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
 
 
-def show_manifest(path: Path, manifest: Manifest, *, as_json: bool) -> None:
+def show_manifest(path: Path | str, manifest: Manifest, *, as_json: bool) -> None:
     """A store, by its manifest."""
     if as_json:
         show_json(msgspec.json.decode(manifest.to_json()))
@@ -23,14 +24,16 @@ def show_manifest(path: Path, manifest: Manifest, *, as_json: bool) -> None:
     arrays = [
         f"{a.name} {a.dtype} ({manifest.num_views}, {manifest.num_samples:,}, {a.width:,})" for a in manifest.arrays
     ]
+    uncompressed = ", uncompressed" if manifest.logit_codec.compressed else ""
     rows = [
         ("state", manifest.state),
         ("store id", manifest.store_id),
         ("samples x classes", f"{manifest.num_samples:,} x {manifest.num_classes:,}, {manifest.num_views} view(s)"),
+        ("codec", manifest.codec),
         *(("array" if i == 0 else "", text) for i, text in enumerate(arrays)),
         ("chunks", _chunks(manifest.grid) + _how_many_done(path, manifest)),
         ("row order", manifest.order),
-        ("payload", f"{_payload_bytes(manifest) / 1e6:,.1f} MB"),
+        ("payload", f"{manifest.payload_bytes / 1e6:,.1f} MB{uncompressed}"),
         ("data", manifest.dataset.spec),
         ("left out", _left_out(manifest.dataset.unreadable)),
         ("long tail", _pairs(manifest.dataset.long_tail)),
@@ -64,6 +67,15 @@ def show_summary(path: Path, summary: dict[str, Any], *, as_json: bool) -> None:
     _show_rows(str(path), rows)
 
 
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns that are not empty, under their names; what a stranger's store says cannot move the cursor."""
+    kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    lines = [["".join(c if c.isprintable() else "?" for c in line[place]) for place in kept] for line in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """One line about an epoch."""
     parts = [f"epoch {record['epoch'] + 1}/{epochs}", f"loss {record['loss']:.4f}"]
@@ -93,19 +105,14 @@ def _chunks(grid: Grid) -> str:
     return f"{grid.num_chunks:,} of {grid.chunk_rows:,} rows"
 
 
-def _how_many_done(path: Path, manifest: Manifest) -> str:
+def _how_many_done(path: Path | str, manifest: Manifest) -> str:
     if manifest.state == "complete":
         return ""
-    return f", {sum(1 for _ in (path / RECEIPTS).glob('*.json')):,} of them written"
+    return f", {sum(1 for _ in Path(path, RECEIPTS).glob('*.json')):,} of them written"
 
 
 def _left_out(unreadable: int) -> str | None:
     return f"{unreadable:,} samples that could not be read" if unreadable else None
-
-
-def _payload_bytes(manifest: Manifest) -> int:
-    grid = manifest.grid
-    return sum(array.row_bytes for array in manifest.arrays) * grid.num_chunks * grid.chunk_rows
 
 
 def _pairs(values: dict[str, Any] | None) -> str | None:

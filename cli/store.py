@@ -4,30 +4,36 @@ from pathlib import Path
 
 import click
 
-from .options import json_option
+from .options import StorePath, json_option
+from .remote import ls, pull, push
 from .verify import repair, verify
 
 
 @click.group()
 def store() -> None:
-    """Look after stores: inspect, verify, repair."""
+    """Look after stores: inspect, verify, repair; share them: ls, pull, push."""
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="STORE", type=StorePath())
 @json_option
-def inspect(*, path: Path, as_json: bool) -> None:
+def inspect(*, path: Path | str, as_json: bool) -> None:
     """Say what a store is; reads its manifest alone.
 
     \b
     kdpipe store inspect digits.kd
     kdpipe store inspect digits.kd --json
+    kdpipe store inspect s3://team/stores/digits.kd
     """
     from ..stores.reader import open_store
     from .show import show_manifest
 
-    show_manifest(path, open_store(path, allow_unfinished=True).manifest, as_json=as_json)
+    store = open_store(path, allow_unfinished=True)
+    show_manifest(str(store), store.manifest, as_json=as_json)
 
 
 store.add_command(verify)
 store.add_command(repair)
+store.add_command(ls)
+store.add_command(pull)
+store.add_command(push)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import ProgressBar, json_option
+from .options import LocalStorePath, ProgressBar, json_option
 
 if TYPE_CHECKING:
     from ..stores.repair import Repair
@@ -16,7 +16,7 @@ _SHOWN = 50
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="STORE", type=LocalStorePath())
 @click.option("--deep", is_flag=True, help="Also read everything: checksums, and values against each other.")
 @click.option("--teacher", metavar="SPEC", help="Let this teacher compute some rows again and compare; needs --data.")
 @click.option("--data", metavar="SPEC", help="The data the store was made from, for --teacher.")
@@ -64,7 +64,7 @@ def verify(
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="STORE", type=LocalStorePath())
 @json_option
 def repair(*, path: Path, as_json: bool) -> None:
     """Move what is damaged into STORE/quarantine, so that extract makes it again.

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..stores.manifest import GROUP_NAMES, Accuracy
+from ..stores.arrays import GROUP_NAMES
+from ..stores.manifest import Accuracy
 
 
 class AccuracyTally:

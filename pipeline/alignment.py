@@ -43,13 +43,13 @@ def _check_classes(store: Store, samples: Samples) -> None:
     if sorted(theirs) == sorted(ours):
         first = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
         raise MismatchError(
-            f"The classes of {store.path} and '{samples.spec}' are the same in another order (class {first} is "
+            f"The classes of {store} and '{samples.spec}' are the same in another order (class {first} is "
             f"'{theirs[first]}' there, '{ours[first]}' here). Give the data set in the store's class order."
         )
     only_there = sorted(set(theirs) - set(ours))[:3]
     only_here = sorted(set(ours) - set(theirs))[:3]
     raise MismatchError(
-        f"{store.path} has {len(theirs)} classes, '{samples.spec}' has {len(ours)}; only in the store: "
+        f"{store} has {len(theirs)} classes, '{samples.spec}' has {len(ours)}; only in the store: "
         f"{only_there or 'none'}, only in the data: {only_here or 'none'}. Use the data set the store was made from."
     )
 
@@ -62,7 +62,7 @@ def _check_labels(store: Store, samples: Samples, joined: JoinedDataset) -> None
     rows = joined.rows[differing]
     sample_id = samples.sample_ids[int(joined.positions[differing[0]])].as_py()
     raise MismatchError(
-        f"{differing.size} of {len(joined)} samples have another label in '{samples.spec}' than in {store.path} "
+        f"{differing.size} of {len(joined)} samples have another label in '{samples.spec}' than in {store} "
         f"(rows {_some(rows)}; '{sample_id}' is {samples.labels[joined.positions[differing[0]]]} here, "
         f"{labels[differing[0]]} there). Was the data set relabelled, or are the ids of another order?"
     )
@@ -74,7 +74,7 @@ def _check_preprocessing(store: Store, preprocessing: Preprocessing) -> None:
     if names:
         differing = "; ".join(f"{n} is {getattr(theirs, n)} there, {getattr(ours, n)} here" for n in names)
         raise MismatchError(
-            f"The student's preprocessing is not the teacher's of {store.path}: {differing}. "
+            f"The student's preprocessing is not the teacher's of {store}: {differing}. "
             "Leave --preprocess out to use the store's."
         )
 
@@ -96,13 +96,13 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
     if not checked:
         logger.warning(
             "None of the rows whose inputs %s can prove is in '%s': the images themselves were not compared.",
-            store.path, samples.spec,
+            store, samples.spec,
         )  # fmt: skip
     if differing:
         cause = "another order of the files' content" if len(differing) < checked else _library_cause(store)
         raise MismatchError(
             f"{len(differing)} of {checked} recomputed inputs are not what the teacher saw (rows {_some(differing)} "
-            f"of {store.path}). Likely cause: {cause}, or samples of another split under the same ids."
+            f"of {store}). Likely cause: {cause}, or samples of another split under the same ids."
         )
 
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..stores.codecs import Factorised, parse_codec
 from ..stores.errors import UsageError, unknown
+from ..stores.remote.cache import parse_size
 from .hardware import Precision
 from .optimisation import OptimiserConfig
 
@@ -19,13 +21,15 @@ class ExtractConfig:
         out: folder of the store.
         preprocess: ``image,...``; by default what comes with the teacher.
         write: arrays to write.
-        codec: dtype of the stored logits.
+        codec: how logits are stored, see :mod:`kdpipe.stores.codecs`; ``+zstd`` compresses all arrays.
         chunk_rows: rows of a chunk; by default 4096, fewer for very many classes.
         rank_depth: keep only so many of the best ranks; by default all.
         groups: rule of the class groups.
         order: of the rows: ``dataset``, or ``shuffled`` / ``shuffled:SEED``.
         device: torch device, or ``auto``.
         precision: of the teacher's pass.
+        runtime: what runs the teacher: ``torch``; ``compile``, torch with ``torch.compile``; ``onnx``, onnxruntime
+            (extra ``onnx``), often several times as fast on a CPU.
         batch_size: by default chosen from the input's size.
         workers: reading processes; by default one a core where images must be decoded.
         on_bad_sample: ``fail`` at a sample that cannot be read, or read all first and ``skip`` those.
@@ -37,13 +41,14 @@ class ExtractConfig:
     out: Path
     preprocess: str | None = None
     write: tuple[Literal["logits", "ranks"], ...] = ("logits", "ranks")
-    codec: Literal["float16", "float32"] = "float16"
+    codec: str = "float16"
     chunk_rows: int | None = None
     rank_depth: int | None = None
     groups: str = "thirds"
     order: str = "dataset"
     device: str = "auto"
     precision: Precision = "auto"
+    runtime: Literal["torch", "compile", "onnx"] = "torch"
     batch_size: int | None = None
     workers: int | None = None
     on_bad_sample: Literal["fail", "skip"] = "fail"
@@ -54,6 +59,10 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         _check_workers(self.workers)
+        if self.runtime not in ("torch", "compile", "onnx"):
+            raise unknown("runtime", self.runtime, ("torch", "compile", "onnx"))
+        if isinstance(parse_codec(self.codec), Factorised) and self.runtime != "torch":
+            raise UsageError("The codec 'factorised' needs the teacher's last layer as it is. Use --runtime torch.")
         for name in ("chunk_rows", "rank_depth", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -72,7 +81,7 @@ class DistillConfig:
     Attributes:
         student: model spec.
         out: folder of the run.
-        store: folder of the store; not needed where no loss asks for the teacher.
+        store: folder or address of the store; not needed where no loss asks for the teacher.
         data: data spec; by default the one the store was made from.
         val: data spec to validate on.
         loss: loss specs, summed.
@@ -82,7 +91,8 @@ class DistillConfig:
         optimiser: optimizer, learning rate and schedule.
         ema: decay of the weights' moving average; none by default.
         seed: of the first weights, the order and dropout.
-        order: of the samples: ``random``, ``chunks``, or ``auto``: random where the arrays fit in half the memory.
+        order: of the samples: ``random``, ``chunks``, or ``auto``: random where the arrays are local and fit in half
+            the memory.
         placement: where the teacher's arrays are kept: on the ``gpu``, in ``ram``, mapped from their files (``mmap``),
             or ``auto``: on the GPU where they take a quarter of its free memory at most, else mapped.
         preprocess: by default the store's.
@@ -96,12 +106,14 @@ class DistillConfig:
             interrupted is continued too.)
         tensorboard: also write TensorBoard events (extra).
         verify: compare every chunk of the store with its checksum before its first use.
+        cache: folder in which the chunks of a remote store are kept; by default the user's cache folder.
+        cache_size: how much it may hold, such as 20GB.
         allow_mismatch: go on although data and store do not agree, for this reason, which is kept in the run.
     """
 
     student: str
     out: Path
-    store: Path | None = None
+    store: Path | str | None = None
     data: str | None = None
     val: str | None = None
     loss: tuple[str, ...] = ("ce",)
@@ -123,6 +135,8 @@ class DistillConfig:
     resume: bool = False
     tensorboard: bool = False
     verify: bool = False
+    cache: Path | None = None
+    cache_size: str = "20GB"
     allow_mismatch: str | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +146,7 @@ class DistillConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"--ema is {self.ema}; it must be between 0 and 1.")
+        parse_size(self.cache_size)
         if self.store is None and self.data is None:
             raise UsageError("Give --store STORE, or --data SPEC with --loss ce.")
 

@@ -16,9 +16,11 @@ import torch
 from .. import __version__
 from ..stores import Accuracy, MismatchError, RefusedError, Store, UsageError, open_store
 from ..stores.manifest import fingerprint
+from ..stores.remote.cache import parse_size
+from ..stores.remote.location import Location
 from .config import DistillConfig
 from .data import Samples, load_data
-from .hardware import pick_device, pick_precision
+from .hardware import keep_large_buffers, pick_device, pick_precision
 from .inputs import InputDataset
 from .losses import Objective
 from .model_card import ModelCard
@@ -61,6 +63,8 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     """
     objective = Objective.parse(config.loss, config.ce_weight)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_large_buffers()
     precision = pick_precision(config.precision, device, on_gpu="bf16")
     store = _open_store(config, objective)
     samples = load_data(_data_spec(config, store))
@@ -69,7 +73,9 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     validate = _validation(config, samples, data, device, precision)
     torch.manual_seed(config.seed)
     channels = num_channels(samples, preprocessing)
-    student = load_model(Spec.parse(config.student), num_classes=samples.num_classes, in_channels=channels).module
+    student = load_model(
+        Spec.parse(config.student), num_classes=samples.num_classes, in_channels=channels, student=True
+    ).module
     trainer = Trainer(
         student.to(device), data, objective, config.optimiser,
         epochs=config.epochs, device=device, precision=precision, ema=config.ema,
@@ -90,7 +96,8 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
 
 def _open_store(config: DistillConfig, objective: Objective) -> Store | None:
     if config.store is not None:
-        return open_store(config.store, verify=config.verify)
+        cache_bytes = parse_size(config.cache_size)
+        return open_store(config.store, verify=config.verify, cache=config.cache, cache_bytes=cache_bytes)
     if objective.needs:
         needing = ", ".join(loss.name for loss in objective.losses if loss.needs)
         raise UsageError(f"The loss {needing} needs a teacher's store. Give --store STORE.")
@@ -121,6 +128,8 @@ def _resolved(
 ) -> dict[str, Any]:
     """The configuration with everything automatic decided, for the record and for resuming."""
     body = msgspec.to_builtins(asdict(config), enc_hook=str)
+    if config.store is not None:
+        body["store"] = str(Location.parse(config.store))  # without what is secret in an address
     optimiser = body.pop("optimiser")
     resolved = {
         "order": data.sampler.order,

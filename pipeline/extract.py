@@ -13,7 +13,9 @@ import torch
 
 from .. import __version__
 from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
+from ..stores.arrays import class_dtype
 from ..stores.claims import ChunkClaims
+from ..stores.codecs import Codec, Factorised, Float16, Float32, parse_codec
 from ..stores.layout import default_chunk_rows, samples_file
 from ..stores.manifest import Accuracy
 from ..stores.tables import SAMPLES_SCHEMA, classes_table, read_parquet
@@ -22,9 +24,12 @@ from .accuracy import AccuracyTally
 from .config import ExtractConfig
 from .data import Samples, load_data
 from .data.samples import ArrayItems
+from .features import LastLayer
 from .groups import assign_groups, group_names
-from .hardware import pick_batch_size, pick_device, pick_precision, pick_workers
+from .hardware import keep_large_buffers, pick_batch_size, pick_device, pick_precision, pick_workers
 from .inputs import InputDataset, readable_positions
+from .onnx_runtime import with_onnx_runtime
+from .specs import Spec
 from .teachers import Teacher, load_teacher
 from .views import Preprocessing
 from .worker import ChunkWorker
@@ -32,6 +37,8 @@ from .worker import ChunkWorker
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
+# on which torch and onnxruntime must agree
+_COMPARED_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +83,24 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
         KdpipeError: see the classes in :mod:`kdpipe.stores.errors`; whole chunks stay, and the same call goes on.
     """
     device = pick_device(config.device)
-    precision = pick_precision(config.precision, device, on_gpu="fp16")
+    if device.type == "cpu":
+        keep_large_buffers()
+    precision = _precision(config, device)
     samples = load_data(config.data)
     teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
     _try_once(teacher, samples)
     workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
     readable = _readable(samples, teacher.preprocessing, config, workers)
-    unreadable, samples = len(samples) - len(readable), _in_row_order(readable, config.order)
+    unreadable, samples = len(samples) - len(readable), in_row_order(readable, config.order)
+    if config.runtime == "onnx":
+        teacher = with_onnx_runtime(teacher, _first_inputs(teacher, samples, _COMPARED_ROWS), samples.num_classes)
+    elif config.runtime == "compile":
+        teacher = teacher.compiled()
+    codec, constants = _codec(config, teacher, samples.num_classes)
     groups, rule = assign_groups(config.groups, samples.class_counts, samples.class_names)
     classes = classes_table(samples.class_names, samples.class_counts, group_names(groups))
-    writer = StoreWriter.open(config.out, _manifest(config, samples, teacher, rule, unreadable), classes)
+    manifest = _manifest(config, samples, teacher, codec, rule, unreadable)
+    writer = StoreWriter.open(config.out, manifest, classes, constants)
     if writer.complete:
         return ExtractResult(manifest=writer.manifest, computed=0)
 
@@ -121,10 +136,27 @@ def _make_missing_chunks(worker: ChunkWorker, writer: StoreWriter, on_progress: 
     return computed
 
 
+def _precision(config: ExtractConfig, device: torch.device) -> str:
+    """The precision of the pass; onnxruntime has no autocast."""
+    is_file = Spec.parse(config.teacher).name == "onnx"
+    if is_file and config.runtime == "compile":
+        raise UsageError("An ONNX file is run by onnxruntime, which torch.compile cannot change. Leave --runtime out.")
+    if not is_file and config.runtime != "onnx":
+        return pick_precision(config.precision, device, on_gpu="fp16")
+    if config.precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"onnxruntime computes in the precision of the network, not in {config.precision}. Leave --precision out."
+        )
+    return "fp32"
+
+
 def _try_once(teacher: Teacher, samples: Samples) -> None:
     """Run the teacher on one sample, so that a misfit is found before anything is written."""
-    inputs = InputDataset(samples, teacher.preprocessing).batch(np.array([0])).inputs
-    teacher.logits(inputs, samples.num_classes)
+    teacher.logits(_first_inputs(teacher, samples, 1), samples.num_classes)
+
+
+def _first_inputs(teacher: Teacher, samples: Samples, count: int) -> torch.Tensor:
+    return InputDataset(samples, teacher.preprocessing).batch(np.arange(min(count, len(samples)))).inputs
 
 
 def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractConfig, workers: int) -> Samples:
@@ -137,7 +169,12 @@ def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractCon
     return samples if not errors else samples.select(kept)
 
 
-def _in_row_order(samples: Samples, order: str) -> Samples:
+def in_row_order(samples: Samples, order: str) -> Samples:
+    """The samples in the order in which a store made with ``--order`` has them.
+
+    Raises:
+        UsageError: no such order.
+    """
     name, _, seed = order.partition(":")
     if order == "dataset":
         return samples
@@ -147,14 +184,29 @@ def _in_row_order(samples: Samples, order: str) -> Samples:
     return samples.select(epoch_order(positions, len(samples), order="random", seed=int(seed or 0), epoch=0))
 
 
-def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_rule: str, unreadable: int) -> Manifest:
+def _codec(config: ExtractConfig, teacher: Teacher, num_classes: int) -> tuple[Codec, dict[str, np.ndarray]]:
+    """The codec, with the teacher's number of features where it needs that, and what it stores once."""
+    codec = parse_codec(config.codec)
+    if not isinstance(codec, Factorised):
+        return codec, {}
+    layer = LastLayer(teacher.module, teacher.precision)
+    if codec.num_features not in (0, layer.num_features):
+        raise UsageError(f"The codec is {codec}, the teacher has {layer.num_features} features. Give 'factorised'.")
+    return replace(codec, num_features=layer.num_features), layer.constants(num_classes)
+
+
+def _manifest(
+    config: ExtractConfig, samples: Samples, teacher: Teacher, codec: Codec, group_rule: str, unreadable: int
+) -> Manifest:
     num_classes = samples.num_classes
     depth = min(config.rank_depth or num_classes, num_classes)
     available = {
-        "logits": ArrayInfo(name="logits", dtype=config.codec, width=num_classes),
-        "ranks": ArrayInfo(name="ranks", dtype="uint8" if num_classes <= 256 else "uint16", width=depth),
+        "logits": codec.arrays(num_classes),
+        "ranks": (ArrayInfo(name="ranks", dtype=class_dtype(num_classes), width=depth),),
     }
-    arrays = tuple(available[name] for name in available if name in config.write)
+    arrays = tuple(array for name in available if name in config.write for array in available[name])
+    if "logits" not in config.write:  # nothing is left to be said but whether ranks are compressed
+        codec = Float16(compressed=codec.compressed)
     row_bytes = max(array.row_bytes for array in arrays)
     example = teacher.preprocessing.one(samples.raw(0))
     elements = example.numel() if isinstance(example, torch.Tensor) else 1
@@ -163,14 +215,15 @@ def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_r
         num_classes=num_classes,
         chunk_rows=min(config.chunk_rows or default_chunk_rows(len(samples), row_bytes), len(samples)),
         arrays=arrays,
+        codec=None if codec in (Float16(), Float32()) else str(codec),
         dataset=replace(samples.info(), unreadable=unreadable),
         teacher=teacher.info,
         preprocessing=teacher.preprocessing.to_dict(),
         group_rule=group_rule,
         order=config.order,
-        precision=teacher.precision,
+        precision=teacher.pass_name,
         device=_device_name(teacher.device),
-        batch_size=config.batch_size or pick_batch_size(elements, teacher.device),
+        batch_size=config.batch_size or _batch_size(teacher, samples, elements),
         kdpipe_version=__version__,
         created=timestamp(),
         extractor=config.extractor,
@@ -178,6 +231,14 @@ def _manifest(config: ExtractConfig, samples: Samples, teacher: Teacher, group_r
         licence=config.licence,
         note=config.note,
     )
+
+
+def _batch_size(teacher: Teacher, samples: Samples, elements: int) -> int:
+    """A size that suits the inputs, and on a GPU fits its memory."""
+    wanted = pick_batch_size(elements, teacher.device)
+    if teacher.device.type != "cuda":
+        return wanted
+    return teacher.fitting_batch_size(_first_inputs(teacher, samples, 1), samples.num_classes, wanted)
 
 
 def _device_name(device: torch.device) -> str:

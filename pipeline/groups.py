@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from ..stores.arrays import GROUP_NAMES
 from ..stores.errors import UsageError, unknown
-from ..stores.manifest import GROUP_NAMES
 
 
 def assign_groups(rule: str, class_counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, str]:

@@ -1,6 +1,7 @@
 """What the machine offers: device, precision and batch size where the user leaves them to us."""
 
 import contextlib
+import ctypes
 import os
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -10,6 +11,11 @@ import torch
 from ..stores.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# 2 GiB less 1 byte, the largest int; older versions take no more than 32 MiB
+_THRESHOLDS = (2**31 - 1, 2**25)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,3 +70,48 @@ def pick_batch_size(num_elements: int, device: torch.device) -> int:
 def pick_workers(decodes: bool) -> int:
     """Reading processes: none where inputs lie in memory, else one a core, at most 8."""
     return min(8, os.cpu_count() or 1) if decodes else 0
+
+
+def keep_large_buffers() -> bool:
+    """Let this process keep the memory it frees, so that the next batch's activations find it there.
+
+    By default glibc maps every buffer of more than 32 MiB anew and gives it back when it is freed, so that a network
+    on the CPU waits for the kernel to zero its pages in every layer of every batch. This sets both of malloc's
+    thresholds, as the variables ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` would, for the whole process
+    and for the processes it forks, until it ends.
+
+    The price is memory: the process keeps the most that it ever held, somewhat more where freed blocks do not fit
+    together, and what other libraries free in it is not given back either.
+
+    Does nothing where another C library is used, or where the user has set a variable ``MALLOC_...`` or
+    ``GLIBC_TUNABLES``: these are theirs to decide.
+
+    Returns:
+        Whether the thresholds are set now.
+    """
+    if not _is_glibc() or "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
+    # it returns 1 where it takes the value
+    return all(
+        any(mallopt(parameter, value) for value in _THRESHOLDS) for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
+    )
+
+
+def round_off(precision: str, on_cpu: bool) -> float:
+    """How far a number computed again may be off, as a fraction of the largest beside it.
+
+    Other batch sizes, threads and devices add up in another order. On a GPU even fp32 convolutions round to 11 bits
+    (TF32).
+    """
+    if precision == "fp32":
+        return 1e-4 if on_cpu else 5e-3
+    return {"fp16": 1e-2}.get(precision, 5e-2)
+
+
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, OSError, ValueError):  # Windows; musl; macOS
+        return False

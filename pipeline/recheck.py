@@ -10,20 +10,17 @@ from os import PathLike
 import numpy as np
 
 from ..stores import MismatchError, Store, UsageError, open_store
+from ..stores.codecs import Float16, Float32, LogitCodec, TopK
 from ..stores.layout import array_file
 from ..stores.report import Finding, Report
 from .alignment import check_alignment
 from .data import load_data
-from .hardware import pick_device
+from .hardware import pick_device, round_off
 from .inputs import InputDataset
 from .teachers import Teacher, load_teacher
 
-# how far a recomputed logit may be off, as a fraction of the largest in its row: other batch sizes, threads and
-# devices add up in another order. On a GPU even fp32 convolutions round to 11 bits (TF32).
-_ROUND_OFF = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
-_ROUND_OFF_GPU_FP32 = 5e-3
-# half the distance of two neighbouring numbers, as a fraction of them
-_STORED = {"float16": 2.0**-11, "float32": 0.0}
+# of two sums of exponentials
+_SUM_ROUND_OFF = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +58,10 @@ def recheck(
 ) -> Replay:
     """Run the teacher again over rows spread evenly over the store, and compare logits and ranks.
 
-    A logit may differ by the rounding of its dtype (float16: a part in 2048) and by the round-off of computing it in
-    another order: 1e-4 (fp32 on a CPU), 5e-3 (fp32 on a GPU), 1e-2 (fp16) or 5e-2 (bf16) of the largest logit of the
-    row. Ranks may differ where the logits are closer than twice that.
+    A logit may differ by the error bound of the store's codec (float16: a part in 2048) and by the round-off of
+    computing it in another order: 1e-4 (fp32 on a CPU), 5e-3 (fp32 on a GPU), 1e-2 (fp16) or 5e-2 (bf16) of the largest
+    logit of the row. Ranks, and the classes that a top-k store keeps, may differ where the logits are closer than twice
+    that.
 
     Args:
         store: the store, or its path.
@@ -83,17 +81,15 @@ def recheck(
     manifest = opened.manifest
     samples = load_data(data)
     where = pick_device(device)
-    loaded = load_teacher(teacher, samples, preprocess=preprocess, device=where, precision=manifest.precision)
+    precision = manifest.precision.partition("/")[0]  # what ran it is no part of the precision
+    loaded = load_teacher(teacher, samples, preprocess=preprocess, device=where, precision=precision)
     _check_same_teacher(opened, loaded, teacher)
     inputs = InputDataset(samples, loaded.preprocessing)
     joined = opened.join(inputs)
     check_alignment(opened, samples, joined, loaded.preprocessing)
     picked = np.unique(np.linspace(0, len(joined) - 1, min(rows, len(joined))).round().astype(np.int64))
     on_cpu = where.type == "cpu" and manifest.device == "cpu"
-    round_off = (
-        _ROUND_OFF_GPU_FP32 if manifest.precision == "fp32" and not on_cpu else _ROUND_OFF.get(manifest.precision, 5e-2)
-    )
-    comparison = _Comparison(opened, round_off)
+    comparison = _Comparison(opened, round_off(precision, on_cpu))
     for start in range(0, len(picked), manifest.batch_size):
         part = picked[start : start + manifest.batch_size]
         batch = inputs.batch(joined.positions[part])
@@ -105,12 +101,12 @@ def recheck(
 def _check_same_teacher(store: Store, loaded: Teacher, spec: str) -> None:
     if loaded.info.checksum != store.manifest.teacher.checksum:
         raise MismatchError(
-            f"The teacher '{spec}' has other weights ({loaded.info.checksum}) than the one that made {store.path} "
+            f"The teacher '{spec}' has other weights ({loaded.info.checksum}) than the one that made {store} "
             f"({store.manifest.teacher.checksum}, recorded as '{store.manifest.teacher.spec}'). Give that one."
         )
     if loaded.preprocessing.to_dict() != store.manifest.preprocessing:
         raise MismatchError(
-            f"The preprocessing is {loaded.preprocessing}, {store.path} was made with {store.manifest.preprocessing}. "
+            f"The preprocessing is {loaded.preprocessing}, {store} was made with {store.manifest.preprocessing}. "
             "Give --preprocess as it was given to extract."
         )
 
@@ -119,8 +115,10 @@ class _Comparison:
     """Recomputed rows against stored ones, by chunk and array."""
 
     def __init__(self, store: Store, round_off: float) -> None:
-        self._store, self._round_off = store, round_off
-        self._names = [array.name for array in store.manifest.arrays]
+        manifest = store.manifest
+        self._store, self._round_off, self._codec = store, round_off, manifest.logit_codec
+        decoded = ("logits",) if manifest.components("logits") else ()
+        self._names = list(dict.fromkeys([*decoded, *(array.name for array in manifest.arrays)]))
         self._compared: dict[int, int] = {}
         self._bad: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
         self.largest: float | None = None
@@ -132,36 +130,70 @@ class _Comparison:
         for row in rows.tolist():
             block = row // self._store.manifest.chunk_rows
             self._compared[block] = self._compared.get(block, 0) + 1
-        if "logits" in stored:
-            kept = stored["logits"].astype(np.float32)
-            difference = np.abs(kept - logits)
-            self.largest = max(self.largest or 0.0, float(difference.max()))
-            allowed = tolerance + _STORED[str(stored["logits"].dtype)] * np.abs(logits)
-            self._note("logits", rows, difference, allowed)
-        if "ranks" in stored:
-            rise, allowed = _rises(logits, stored["ranks"].astype(np.int64)), 2 * tolerance
-            self._note("ranks", rows, rise, np.broadcast_to(allowed, rise.shape))
+        if "logits" in stored and isinstance(self._codec, LogitCodec):
+            values = stored["features"].astype(np.float32) if self._codec.source == "features" else logits
+            allowed = _allowed(self._codec, values, self._store.constants, tolerance)
+            self._compare_logits("logits", rows, stored["logits"], logits, allowed)
+        if "top_logits" in stored and isinstance(self._codec, TopK):
+            self._compare_top(self._codec, rows, stored, logits, tolerance)
+        for name in ("ranks", "top_classes"):
+            if name in stored:
+                self._note(name, rows, _rises(logits, stored[name].astype(np.int64)), 2 * tolerance)
+
+    def _compare_logits(
+        self, name: str, rows: np.ndarray, stored: np.ndarray, logits: np.ndarray, allowed: np.ndarray
+    ) -> None:
+        difference = np.abs(stored.astype(np.float32) - logits)
+        self.largest = max(self.largest or 0.0, float(difference.max()))
+        self._note(name, rows, difference, allowed)
+
+    def _compare_top(
+        self, codec: TopK, rows: np.ndarray, stored: dict[str, np.ndarray], logits: np.ndarray, tolerance: np.ndarray
+    ) -> None:
+        """Kept logits, and the logsumexps: these move by no more than the logits over T do."""
+        classes = np.minimum(stored["top_classes"].astype(np.int64), logits.shape[1] - 1)
+        kept = np.take_along_axis(logits, classes, axis=1)
+        self._compare_logits("top_logits", rows, stored["top_logits"], kept, tolerance)
+        again = codec.encode(logits, self._store.class_groups)
+        for name in ("logsumexp", "group_logsumexp"):
+            ours, theirs = again[name], stored[name]
+            temperatures = np.repeat(codec.temperatures, theirs.shape[1] // len(codec.temperatures))
+            size = np.abs(np.where(np.isfinite(ours), ours, 0))
+            with np.errstate(invalid="ignore"):
+                difference = np.where(theirs == ours, 0, np.abs(theirs - ours))  # -inf for a group without classes
+            self._note(name, rows, difference, tolerance / temperatures + _SUM_ROUND_OFF * (1 + size))
 
     def findings(self) -> list[Finding]:
         """One for each array of each chunk that has rows that differ."""
         found = []
         for (block, name), bad in sorted(self._bad.items()):
             row, difference, allowed = max(bad, key=lambda entry: entry[1] / entry[2] if entry[2] else np.inf)
-            what = "logits" if name == "logits" else "order"
+            what = "order" if name in ("ranks", "top_classes") else "logits"
             problem = (
                 f"the teacher gives other {what} in {len(bad)} of {self._compared[block]} rows computed again: "
                 f"row {row:,} is off by {difference:.3g}, rounding explains {allowed:.2g}"
             )
-            found.append(Finding(path=array_file(name, 0, block), chunk=block, check="replay", problem=problem))
+            path = array_file(self._store.stored(name)[0].name, 0, block)
+            found.append(Finding(path=path, chunk=block, check="replay", problem=problem))
         return found
 
     def _note(self, name: str, rows: np.ndarray, difference: np.ndarray, allowed: np.ndarray) -> None:
+        allowed = np.broadcast_to(allowed, difference.shape)
         over = ~(difference <= allowed)  # NaN compares false
         for i in np.flatnonzero(over.any(1)).tolist():
             worst = int(np.argmax(difference[i] - allowed[i]))
             block = int(rows[i]) // self._store.manifest.chunk_rows
             entry = (int(rows[i]), float(difference[i, worst]), float(allowed[i, worst]))
             self._bad.setdefault((block, name), []).append(entry)
+
+
+def _allowed(
+    codec: LogitCodec, values: np.ndarray, constants: dict[str, np.ndarray], tolerance: np.ndarray
+) -> np.ndarray:
+    """By how much stored logits may be off: by the codec, and by ``tolerance`` as the teacher may be."""
+    bound = codec.error_bound(values, constants)
+    # other codecs' steps follow the row that was stored, which is not quite this one
+    return tolerance + bound if isinstance(codec, Float16 | Float32) else 2 * (tolerance + bound)
 
 
 def _rises(logits: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -18,7 +18,12 @@ logger = logging.getLogger(__name__)
 CONFIG, METRICS, SUMMARY, STUDENT = "config.json", "metrics.jsonl", "summary.json", "student.safetensors"
 _KEPT_CHECKPOINTS = 2
 # what a run may be continued with differently: where things lie and how they are watched, not what is computed
-_FREE = frozenset({"out", "store", "workers", "checkpoint_seconds", "tensorboard", "verify", "resume", "placement"})
+_FREE = frozenset(
+    {
+        "out", "store", "cache", "cache_size", "workers", "checkpoint_seconds", "tensorboard", "verify", "resume",
+        "placement",
+    }
+)  # fmt: skip
 
 
 class RunFolder:

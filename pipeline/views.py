@@ -5,6 +5,7 @@ Shapes: B batch, H and W image size.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,6 +84,30 @@ class Preprocessing:
             channels=3,
             mean=tuple(preset.mean),
             std=tuple(preset.std),
+        )
+
+    @classmethod
+    def from_timm(cls, config: dict[str, Any]) -> "Preprocessing":
+        """The same steps as timm's transform for evaluation, from ``timm.data.resolve_model_data_config``.
+
+        Raises:
+            UsageError: it squashes images, pads them, or makes them other than square.
+        """
+        _, height, width = config["input_size"]
+        interpolation = config["interpolation"]
+        if config["crop_mode"] != "center" or height != width or interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(
+                f"timm prepares images for this network in a way of its own (crop_mode={config['crop_mode']}, "
+                f"{height}x{width} pixels, {interpolation}). Say what it is to be given instead: "
+                "--preprocess image,resize=..,crop=..,channels=3,mean=..,std=.."
+            )
+        return cls(
+            resize=math.floor(height / config["crop_pct"]),
+            crop=height,
+            interpolation=interpolation,
+            channels=3,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
         )
 
     @classmethod

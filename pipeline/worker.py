@@ -22,6 +22,7 @@ from ..stores.manifest import InputDigest
 from ..stores.ranking import rank_classes
 from ..stores.tables import SAMPLES_SCHEMA
 from .data import Samples
+from .features import LastLayer
 from .groups import group_names
 from .inputs import Batch, InputDataset, load_batches
 from .teachers import Teacher
@@ -29,7 +30,7 @@ from .teachers import Teacher
 DIGESTS_PER_CHUNK = 16
 # batches that the teacher may be ahead of the thread that ranks them
 _BATCHES_AHEAD = 2
-_FLOAT16_MAX = 65504.0
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass
@@ -38,8 +39,7 @@ class _Chunk:
 
     number: int
     rows: range
-    logits: np.ndarray
-    ranks: np.ndarray
+    arrays: dict[str, np.ndarray]
     top1: np.ndarray
     confidence: np.ndarray
     entropy: np.ndarray
@@ -70,9 +70,13 @@ class ChunkWorker:
         num_workers: int,
     ) -> None:
         self._samples, self._teacher, self._writer = samples, teacher, writer
-        self._groups = np.array(group_names(class_groups))
+        self._class_groups, self._groups = class_groups, np.array(group_names(class_groups))
         self._batch_size, self._num_workers = batch_size, num_workers
-        self._arrays = {array.name: array for array in writer.manifest.arrays}
+        self._codec = writer.manifest.logit_codec if writer.manifest.logit_arrays else None
+        has_features = self._codec is not None and self._codec.source == "features"
+        self._layer = LastLayer(teacher.module, teacher.precision) if has_features else None
+        if self._layer is not None:
+            self._layer.watch()
 
     def run(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[int]:
         """Make those of the chunks that can be claimed; gives the number of samples computed, after every batch.
@@ -101,7 +105,8 @@ class ChunkWorker:
             for batch in batches:
                 chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
                 logits = self._teacher.logits(batch.inputs, self._samples.num_classes)
-                pending.append(executor.submit(self._add, chunk, started, logits, batch))
+                features = None if self._layer is None else self._layer.take(logits)
+                pending.append(executor.submit(self._add, chunk, started, logits, features, batch))
                 started, computed = started + len(logits), computed + len(logits)
                 whole = started == len(chunk.rows)
                 while len(pending) > (0 if whole else _BATCHES_AHEAD):
@@ -130,58 +135,55 @@ class ChunkWorker:
         return _Chunk(
             number=number,
             rows=rows,
-            logits=self._buffer("logits", num_rows),
-            ranks=self._buffer("ranks", num_rows),
+            arrays={
+                array.name: np.empty((num_rows, array.width), array.dtype) for array in self._writer.manifest.arrays
+            },
             top1=np.empty(num_rows, np.int32),
             confidence=np.empty(num_rows, np.float32),
             entropy=np.empty(num_rows, np.float32),
             digests={},
         )
 
-    def _buffer(self, name: str, num_rows: int) -> np.ndarray:
-        array = self._arrays.get(name)
-        return np.empty((num_rows, array.width if array else 0), array.dtype if array else np.uint8)
-
-    def _add(self, chunk: _Chunk, start: int, logits: Tensor, batch: Batch) -> None:
+    def _add(self, chunk: _Chunk, start: int, logits: Tensor, features: Tensor | None, batch: Batch) -> None:
         """Check a batch's logits, and put what they say into its place in the chunk."""
-        self._check(logits, batch.positions)
+        values = logits if features is None else features
+        self._check(logits, values, batch.positions)
         place = slice(start, start + len(logits))
         log_probs = logits.log_softmax(1)
         chunk.confidence[place] = log_probs.amax(1).exp().cpu().numpy()
         chunk.entropy[place] = -(log_probs.exp() * log_probs).nan_to_num().sum(1).cpu().numpy()
-        if "logits" in self._arrays:
-            chunk.logits[place] = logits.cpu().numpy()
+        if self._codec is not None:
+            for name, rows in self._codec.encode(values.cpu().numpy(), self._class_groups).items():
+                chunk.arrays[name][place] = rows
         # the top class is needed in any case; ranks cost the same sort
         order = _rank(logits)
-        chunk.ranks[place] = order[:, : chunk.ranks.shape[1]]
+        if (ranks := chunk.arrays.get("ranks")) is not None:
+            ranks[place] = order[:, : ranks.shape[1]]
         chunk.top1[place] = order[:, 0]
         chunk.digests.update(batch.digests)
 
-    def _check(self, logits: Tensor, positions: np.ndarray) -> None:
-        """Refuse logits that cannot be stored, or that say nothing, before any of their chunk is written."""
-        largest = logits.abs().amax(1)
-        limit = _FLOAT16_MAX if self._stores_float16 else torch.finfo(torch.float32).max
-        bad = ~(largest <= limit) | (logits.amax(1) == logits.amin(1))  # NaN compares false
+    def _check(self, logits: Tensor, values: Tensor, positions: np.ndarray) -> None:
+        """Refuse values that cannot be stored, and logits that say nothing, before any of their chunk is written."""
+        limit = _FLOAT32_MAX if self._codec is None else self._codec.largest
+        bad = ~(values.abs().amax(1) <= limit) | ~logits.isfinite().all(1)  # NaN compares false
+        bad |= logits.amax(1) == logits.amin(1)
         if not bool(bad.any()):
             return
         rows = np.flatnonzero(bad.cpu().numpy())
         names = ", ".join(self._samples.sample_ids[int(positions[row])].as_py() for row in rows[:5])
         names += f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        logits = logits[bad]
-        if not bool(logits.isfinite().all()):
+        what, logits, values = "logits", logits[bad], values[bad]
+        if not bool(logits.isfinite().all() & values.isfinite().all()):
             problem = f"are not finite (NaN or infinite) for {names}"
             cure = f"Check the weights and the samples{self._precision_hint}."
-        elif bool((logits.abs() > limit).any()):
-            problem = f"pass float16's largest number, {_FLOAT16_MAX:g}, for {names}"
+        elif bool((values.abs() > limit).any()):
+            what = "logits" if self._layer is None else "features"
+            problem = f"pass {self._codec}'s largest number, {limit:g}, for {names}"
             cure = "Store them with --codec float32."
         else:
             problem = f"are all equal for {names}: they put the classes in no order"
             cure = "Check the weights, or leave these samples out."
-        raise BadLogitsError(f"The teacher's logits {problem}. Nothing of this chunk was written. {cure}")
-
-    @property
-    def _stores_float16(self) -> bool:
-        return "logits" in self._arrays and self._arrays["logits"].dtype == "float16"
+        raise BadLogitsError(f"The teacher's {what} {problem}. Nothing of this chunk was written. {cure}")
 
     @property
     def _precision_hint(self) -> str:
@@ -190,8 +192,7 @@ class ChunkWorker:
     def _write(self, chunk: _Chunk, claims: ChunkClaims) -> None:
         first_view = self._writer.manifest.grid.view(chunk.number) == 0
         inputs = [InputDigest(row=row, digest=digest) for row, digest in sorted(chunk.digests.items())]
-        arrays = {"logits": chunk.logits, "ranks": chunk.ranks}
-        self._writer.write_chunk(chunk.number, arrays, self._samples_table(chunk) if first_view else None, inputs)
+        self._writer.write_chunk(chunk.number, chunk.arrays, self._samples_table(chunk) if first_view else None, inputs)
         claims.release(chunk.number)
 
     def _samples_table(self, chunk: _Chunk) -> pa.Table:

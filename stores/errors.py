@@ -44,6 +44,10 @@ class BadSampleError(KdpipeError):
     """A sample of a data set cannot be read."""
 
 
+class DeviceMemoryError(KdpipeError):
+    """A device's memory does not hold a batch."""
+
+
 class MissingExtraError(KdpipeError):
     """An optional dependency is not installed."""
 

@@ -160,8 +160,10 @@ def _sizes(manifest: Manifest, chunk: int) -> dict[str, int | None]:
     """The files of a chunk, and the size that each must have, if the manifest decides it."""
     grid = manifest.grid
     view, block = grid.view(chunk), grid.block(chunk)
+    compressed = manifest.logit_codec.compressed
     sizes: dict[str, int | None] = {
-        array_file(array.name, view, block): grid.chunk_rows * array.row_bytes for array in manifest.arrays
+        array_file(array.name, view, block): None if compressed else grid.chunk_rows * array.row_bytes
+        for array in manifest.arrays
     }
     return sizes | ({samples_file(block): None} if view == 0 else {})
 

@@ -5,44 +5,29 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from .arrays import ArrayInfo, ConstantInfo, class_dtype
+from .codecs import Codec, Float16, Float32, LogitCodec, parse_codec
 from .errors import CorruptStoreError, RefusedError, UsageError
 from .files import Checksum, FileRecord, checksum, write_file
 from .layout import MANIFEST, Grid, receipt_file
 
 FORMAT_VERSION = "1.0"
-GROUP_NAMES = ("head", "medium", "tail")
-ARRAY_NAMES = ("logits", "ranks")
 
 # A stranger's store may claim anything: every count and text is bounded before it sizes an allocation.
-_MAX_FILE_BYTES = 16_000_000
+MAX_DOCUMENT_BYTES = 16_000_000
 _MAX_CHUNKS = 2**24
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[str, Meta(max_length=200)]
-ArrayName = Literal["logits", "ranks"]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
-ModelT = TypeVar("ModelT")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayInfo:
-    """One payload array: its name, dtype and row width (classes, or the rank depth)."""
-
-    name: ArrayName
-    dtype: Literal["float16", "float32", "uint8", "uint16"]
-    width: Annotated[int, Meta(ge=1, le=65536)]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.width * {"float16": 2, "float32": 4, "uint8": 1, "uint16": 2}[self.dtype]
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +73,28 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The store that a store was derived from.
+
+    Attributes:
+        store_id: of the parent.
+        receipts: the checksum over the parent's receipts: it names the parent's content.
+        change: what was done, in words.
+    """
+
+    store_id: Digest
+    receipts: Checksum | None
+    change: Text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a store is; see docs/format.md for every field.
 
     ``store_id`` is derived from what decides the content (data, teacher, input, arrays, order), so the same
     extraction has the same id wherever it is run. ``receipts`` is the checksum over all receipts of a
-    finished store: it names the content itself.
+    finished store: it names the content itself. ``codec`` is None where logits are plain numbers and nothing is
+    compressed: the arrays then say all.
     """
 
     format_version: Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")] = FORMAT_VERSION
@@ -103,7 +104,8 @@ class Manifest:
     num_classes: Annotated[int, Meta(ge=2, le=65536)]
     num_views: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     chunk_rows: Positive
-    arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=2)]
+    arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=8)]
+    codec: Text | None = None
     dataset: DatasetInfo
     teacher: TeacherInfo
     preprocessing: dict[Text, Any]
@@ -120,6 +122,7 @@ class Manifest:
     licence: Text | None = None
     note: Text | None = None
     accuracy: Accuracy | None = None
+    parent: Parent | None = None
     files: Annotated[tuple[FileRecord, ...], Meta(max_length=64)] = ()
     receipts: Checksum | None = None
 
@@ -137,19 +140,58 @@ class Manifest:
         """The array of that name, or None."""
         return next((array for array in self.arrays if array.name == name), None)
 
+    @property
+    def array_names(self) -> str:
+        """The names of the stored arrays, for a message."""
+        return ", ".join(array.name for array in self.arrays)
+
+    @property
+    def logit_codec(self) -> Codec:
+        """How logits are stored; also of a store that has only ranks."""
+        if self.codec is not None:
+            return parse_codec(self.codec)
+        logits = self.array("logits")
+        return Float32() if logits is not None and logits.dtype == "float32" else Float16()
+
+    @property
+    def constants(self) -> tuple[ConstantInfo, ...]:
+        """The arrays that are stored once, for all rows."""
+        return self.logit_codec.constants(self.num_classes) if self.logit_arrays else ()
+
+    def components(self, name: str) -> tuple[ArrayInfo, ...]:
+        """The stored arrays that ``name`` is read from: "logits" from those of the codec; none where it cannot be."""
+        if (array := self.array(name)) is not None:
+            return (array,)
+        if name != "logits" or not isinstance(self.logit_codec, LogitCodec):
+            return ()
+        return self.logit_arrays
+
+    @property
+    def logit_arrays(self) -> tuple[ArrayInfo, ...]:
+        """The arrays that hold the logits: those of the codec, or none."""
+        return tuple(array for array in self.arrays if array.name != "ranks")
+
     def _check_shape(self) -> None:
         if -(-self.num_samples // max(self.chunk_rows, 1)) * self.num_views > _MAX_CHUNKS:
             raise UsageError(f"a store has at most {_MAX_CHUNKS} chunks; make chunk_rows larger")
-        for array in self.arrays:
-            if array.name == "logits":
-                fits = array.dtype in ("float16", "float32") and array.width == self.num_classes
-            else:
-                largest = {"uint8": 2**8, "uint16": 2**16}.get(array.dtype, 0)
-                fits = array.width <= self.num_classes <= largest
-            if not fits:
-                raise UsageError(f"{array} cannot hold the {array.name} of {self.num_classes} classes")
         if len({array.name for array in self.arrays}) < len(self.arrays):
             raise UsageError("an array is listed twice")
+        codec = self.logit_codec
+        if self.codec is not None and (self.codec != str(codec) or self.codec in (Float16.name, Float32.name)):
+            raise UsageError(f"the codec is not written '{self.codec}' but '{codec}', and plain ones not at all")
+        ranks, others = self.array("ranks"), self.logit_arrays
+        wide_enough = ranks is None or (ranks.dtype in ("uint16", class_dtype(self.num_classes)))
+        if ranks is not None and not (wide_enough and ranks.width <= self.num_classes):
+            raise UsageError(f"{ranks} cannot hold the ranks of {self.num_classes} classes")
+        if others and others != (expected := codec.arrays(self.num_classes)):
+            names = ", ".join(f"{array.name} {array.dtype} {array.width}" for array in expected)
+            raise UsageError(f"the codec {codec} for {self.num_classes} classes has the arrays {names}")
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all payload chunks, uncompressed."""
+        grid = self.grid
+        return sum(array.row_bytes for array in self.arrays) * grid.num_chunks * grid.chunk_rows
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the stored numbers; two extractions may share a folder only if these agree.
@@ -172,6 +214,8 @@ class Manifest:
             "order": self.order,
             "precision": self.precision,
         }
+        if self.codec is not None:  # without one, a store has the id that it had before there were codecs
+            settings["codec"] = self.codec
         return msgspec.json.decode(msgspec.json.encode(settings))
 
     def identity(self) -> str:
@@ -200,16 +244,28 @@ class Manifest:
             CorruptStoreError: it is missing, not JSON, too large, altered, or breaks the schema.
             RefusedError: it was written by a newer major version of the format.
         """
-        path = root / MANIFEST
-        body = _read_json(path, dict[str, Any])
-        _check_version(body.get("format_version"), path)
+        return cls.parse(_read_file(root / MANIFEST), str(root / MANIFEST))
+
+    @classmethod
+    def parse(cls, data: Buffer, place: str) -> "Manifest":
+        """Validate the bytes of a manifest.
+
+        Args:
+            data: of the file.
+            place: how to name the file in an error.
+
+        Raises:
+            CorruptStoreError, RefusedError: as of :meth:`read`.
+        """
+        body = _decode(data, place)
+        _check_version(body.get("format_version"), place)
         stated = body.pop("checksum", None)
         if stated != _body_checksum(body):
-            raise CorruptStoreError(f"{path} does not match its own checksum: it was altered or cut. Restore it.")
+            raise CorruptStoreError(f"{place} does not match its own checksum: it was altered or cut. Restore it.")
         try:
             return msgspec.convert(body, cls)
         except msgspec.ValidationError as error:
-            raise CorruptStoreError(f"{path} is not a valid manifest: {error}. Restore it.") from None
+            raise CorruptStoreError(f"{place} is not a valid manifest: {error}. Restore it.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,18 +305,27 @@ class Receipt:
             CorruptStoreError: it is missing, altered, breaks the schema, or is about another chunk.
         """
         path = root / receipt_file(chunk)
-        body = _read_json(path, dict[str, Any])
+        return cls.parse(_read_file(path), str(path), grid, chunk)
+
+    @classmethod
+    def parse(cls, data: Buffer, place: str, grid: Grid, chunk: int) -> "Receipt":
+        """Validate the bytes of a receipt; ``place`` names the file in an error.
+
+        Raises:
+            CorruptStoreError: as of :meth:`read`.
+        """
+        body = _decode(data, place)
         stated = body.pop("checksum", None)
         if stated != _body_checksum(body):
-            raise CorruptStoreError(f"{path} does not match its own checksum: it was altered or cut.")
+            raise CorruptStoreError(f"{place} does not match its own checksum: it was altered or cut.")
         try:
             receipt = msgspec.convert(body, cls)
         except msgspec.ValidationError as error:
-            raise CorruptStoreError(f"{path} is not a valid receipt: {error}.") from None
+            raise CorruptStoreError(f"{place} is not a valid receipt: {error}.") from None
         rows = grid.rows(chunk)
         found = (receipt.chunk, receipt.view, receipt.start, receipt.stop)
         if found != (chunk, grid.view(chunk), rows.start, rows.stop):
-            raise CorruptStoreError(f"{path} is the receipt of chunk {receipt.chunk}, not of chunk {chunk}.")
+            raise CorruptStoreError(f"{place} is the receipt of chunk {receipt.chunk}, not of chunk {chunk}.")
         return receipt
 
 
@@ -300,30 +365,35 @@ def _readable(model: Manifest | Receipt, document: bytes) -> bytes:
         msgspec.json.decode(document, type=type(model))
     except msgspec.ValidationError as error:
         raise UsageError(f"The {kind} cannot be written, its readers would refuse it: {error}.") from None
-    if len(document) > _MAX_FILE_BYTES:
-        raise UsageError(f"The {kind} cannot be written: it is larger than {_MAX_FILE_BYTES} bytes.")
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise UsageError(f"The {kind} cannot be written: it is larger than {MAX_DOCUMENT_BYTES} bytes.")
     return document
 
 
-def _read_json(path: Path, model: type[ModelT]) -> ModelT:
+def _read_file(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise CorruptStoreError(f"{path} is not a file. Restore it.")
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise CorruptStoreError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: refused unread.")
-        return msgspec.json.decode(path.read_bytes(), type=model)
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise CorruptStoreError(f"{path} is larger than {MAX_DOCUMENT_BYTES} bytes: refused unread.")
+        return path.read_bytes()
     except OSError as error:
         raise CorruptStoreError(f"{path} cannot be read ({error.strerror}). Is this a kdpipe store?") from None
+
+
+def _decode(data: Buffer, place: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptStoreError(f"{path} is not valid JSON: {error}. Restore it.") from None
+        raise CorruptStoreError(f"{place} is not valid JSON: {error}. Restore it.") from None
 
 
-def _check_version(version: object, path: Path) -> None:
+def _check_version(version: object, place: str) -> None:
     major = str(version).partition(".")[0]
     if not major.isdecimal():
-        raise CorruptStoreError(f"{path} states no format version. Is this a kdpipe store?")
+        raise CorruptStoreError(f"{place} states no format version. Is this a kdpipe store?")
     if int(major[:9]) > int(FORMAT_VERSION.partition(".")[0]):
         raise RefusedError(
-            f"{path} has format version {str(version)[:20]}; this kdpipe reads up to {FORMAT_VERSION}. "
+            f"{place} has format version {str(version)[:20]}; this kdpipe reads up to {FORMAT_VERSION}. "
             "Upgrade: pip install --upgrade kdpipe."
         )

@@ -9,7 +9,7 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,22 +63,11 @@ class MappedRows:
             # "clip" lets NumPy write straight into `out`; the caller has checked the range
             self._flat.take(rows, axis=0, out=out, mode="clip")
             return
-        blocks = rows // self._chunk_rows
-        order = np.argsort(blocks, kind="stable")
-        found, starts = np.unique(blocks[order], return_index=True)
-        ends = np.append(starts[1:], len(rows))[: len(starts)]
-        for block, start, end in zip(found.tolist(), starts, ends, strict=True):
-            places = order[start:end]
-            out[places] = self._block(block)[rows[places] - block * self._chunk_rows]
+        gather_by_block(rows, self._chunk_rows, self._block, out)
 
     def bring(self, block: int) -> None:
         """Ask the system to read a chunk file into memory, and return at once."""
-        if hasattr(os, "posix_fadvise"):
-            descriptor = os.open(self._files[block], os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(descriptor)
+        advise(self._files[block])
 
     def _block(self, block: int) -> np.ndarray:
         mapped = self._blocks.get(block)
@@ -91,11 +80,48 @@ class MappedRows:
         return mapped
 
 
-def _check_size(file: Path, expected: int) -> None:
+def gather_by_block(rows: np.ndarray, chunk_rows: int, block_of: Callable[[int], np.ndarray], out: np.ndarray) -> None:
+    """Copy rows that lie in several chunks into ``out``, one chunk after the other.
+
+    Args:
+        rows: (B,) int64, any order.
+        chunk_rows: R.
+        block_of: gives the rows (R, width) of a chunk.
+        out: (B, width).
+    """
+    blocks = rows // chunk_rows
+    order = np.argsort(blocks, kind="stable")
+    found, starts = np.unique(blocks[order], return_index=True)
+    ends = np.append(starts[1:], len(rows))[: len(starts)]
+    for block, start, end in zip(found.tolist(), starts, ends, strict=True):
+        places = order[start:end]
+        out[places] = block_of(block)[rows[places] - block * chunk_rows]
+
+
+def advise(file: Path) -> None:
+    """Ask the system to read a file into memory, and return at once."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+
+def check_there(file: Path) -> int:
+    """The size of a chunk file.
+
+    Raises:
+        CorruptStoreError: it is missing.
+    """
     try:
-        size = file.stat().st_size
+        return file.stat().st_size
     except OSError as error:
         raise CorruptStoreError(f"{file} cannot be read ({error.strerror}). Restore this chunk.") from None
+
+
+def _check_size(file: Path, expected: int) -> None:
+    size = check_there(file)
     if size != expected:
         raise CorruptStoreError(f"{file} has {size} bytes instead of {expected}. Restore this chunk.")
 

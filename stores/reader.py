@@ -1,39 +1,76 @@
 """Reading a store: its manifest, tables and rows, without torch."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from .arrays import ARRAY_NAMES, GROUP_NAMES, ArrayInfo
+from .codecs import LogitCodec
+from .compressed import CompressedRows
 from .errors import CorruptStoreError, MissingArrayError, RefusedError, UsageError, unknown
 from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, array_file, receipt_file, samples_file
-from .manifest import ARRAY_NAMES, GROUP_NAMES, ArrayInfo, Manifest, Receipt
+from .manifest import Manifest, Receipt
 from .mapping import MAX_MAPPINGS, MappedRows
+from .payload import constant_file, read_constant
 from .read_ahead import read_ahead
+from .remote.location import is_url
 from .streaming import BatchSampler
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
 
 BatchT = TypeVar("BatchT")
 
 
-def open_store(path: str | PathLike[str], *, allow_unfinished: bool = False, verify: bool = False) -> "Store":
+class Rows(Protocol):
+    """The rows of one view of one stored array: (N, width)."""
+
+    @property
+    def mappings(self) -> int:
+        """How many files are kept mapped, at most."""
+        ...
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy ``rows`` (int64, any order, within range) into ``out`` (len(rows), width)."""
+        ...
+
+    def bring(self, block: int) -> None:
+        """Begin to bring a chunk nearer."""
+        ...
+
+
+def open_store(
+    path: str | PathLike[str],
+    *,
+    allow_unfinished: bool = False,
+    verify: bool = False,
+    cache: str | PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+) -> "Store":
     """Open a store; this reads its manifest and nothing else.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store, or its address: s3://, gs://, az:// or https://.
         allow_unfinished: also open a store whose extraction is not finished (to look at it, not to train from it).
-        verify: compare every chunk with its checksum before its first row is read.
+        verify: compare every chunk with its checksum before its first row is read; a remote store's always are.
+        cache: the folder in which the chunks of remote stores are kept; by default the user's cache folder.
+        cache_bytes: how much it may hold; by default 20 GB.
 
     Raises:
         CorruptStoreError: there is no store, or its manifest is damaged.
         RefusedError: the store is unfinished, or of a newer format version.
+        MissingExtraError: it is remote, and obstore is not installed.
+        KdpipeError: the server cannot be reached, or does not let us read.
     """
+    if is_url(path):
+        from .remote.store import open_remote  # which needs this module
+
+        return open_remote(str(path), cache=cache, cache_bytes=cache_bytes)
     root = Path(path)
     manifest = Manifest.read(root)
     if manifest.state != "complete" and not allow_unfinished:
@@ -45,14 +82,17 @@ class Store:
     """A logit store, open for reading. Safe to use in forked and spawned DataLoader workers.
 
     Attributes:
-        path: the folder of the store.
+        path: the folder of the store; of a remote store, that of what has been fetched of it.
         manifest: what the store is.
+        remote: whether chunks have to be fetched.
     """
+
+    remote = False
 
     def __init__(self, path: Path, manifest: Manifest, *, verify: bool = False) -> None:
         self.path = path
         self.manifest = manifest
-        self._mapped: dict[tuple[str, int], MappedRows] = {}
+        self._mapped: dict[tuple[str, int], Rows] = {}
         self._verify = verify
         self._verified: set[str] = set()
 
@@ -65,6 +105,10 @@ class Store:
 
     def __len__(self) -> int:
         return self.manifest.num_samples
+
+    def __str__(self) -> str:
+        """Where the store lies."""
+        return str(self.path)
 
     @cached_property
     def classes(self) -> pa.Table:
@@ -117,12 +161,13 @@ class Store:
 
         Args:
             rows: (B,) store rows, any order, repeats allowed.
-            arrays: any of "logits" (float16 or float32) and "ranks" (class ids, teacher's best first).
+            arrays: any of "logits" (float16 or float32; decoded where the store has them in another form), "ranks"
+                (class ids, teacher's best first), and the arrays that the store's codec writes, as they are stored.
             view: which view.
             out: kept (B, width) buffers to fill, by array; new ones are made for those not given.
 
         Returns:
-            The (B, width) arrays by name, in the stored dtype.
+            The (B, width) arrays by name, in the stored dtype; decoded logits are float32.
 
         Raises:
             UsageError: a row or view out of range, or a buffer of another shape or dtype.
@@ -134,7 +179,7 @@ class Store:
             raise UsageError(f"Rows must be whole numbers, not {rows.dtype}; of a mask, take np.flatnonzero.")
         rows = rows.astype(np.int64, copy=False)
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
-            raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self.path}.")
+            raise UsageError(f"Rows must be a list of numbers from 0 to {len(self) - 1}, for {self}.")
         result = {}
         for name in _names(arrays):
             info = self.require(name)
@@ -142,7 +187,7 @@ class Store:
             buffer = out[name] if out is not None and name in out else np.empty(shape, info.dtype)
             if buffer.shape != shape or buffer.dtype != info.dtype or not buffer.flags.writeable:
                 raise UsageError(f"The buffer for '{name}' must be {info.dtype} of shape {shape}, and writeable.")
-            self._gather(info, view, rows, buffer)
+            self._source(name, view)(rows, buffer)
             result[name] = buffer
         return result
 
@@ -180,10 +225,11 @@ class Store:
         sampler.set_epoch(epoch)
         infos = [self.require(name) for name in _names(arrays)]
         buffers = {info.name: np.empty((batch_size, info.width), info.dtype) for info in infos}
+        sources = {info.name: self._source(info.name, view) for info in infos}
         for rows in self.read_ahead(sampler.arrays(), sampler, arrays=arrays, view=view):
             batch = buffers if len(rows) == batch_size else {name: kept[: len(rows)] for name, kept in buffers.items()}
-            for info in infos:
-                self._gather(info, view, rows, batch[info.name])
+            for name, copy in sources.items():
+                copy(rows, batch[name])
             yield {"row": rows, **batch}
 
     def read_ahead(
@@ -204,8 +250,9 @@ class Store:
             view: which view.
             first_batch: where an epoch is gone on with.
         """
-        mapped = [self._rows(self.require(name), view) for name in _names(arrays)]
-        row_bytes = sum(self.require(name).row_bytes for name in _names(arrays))
+        stored = [info for name in _names(arrays) for info in self.stored(name)]
+        mapped = [self._rows(info, view) for info in stored]
+        row_bytes = sum(info.row_bytes for info in stored)
 
         def bring(block: int) -> None:
             for rows in mapped:
@@ -216,21 +263,37 @@ class Store:
         return read_ahead(batches, sampler.batch_size, fitting, bring, skipped=first_batch * sampler.batch_size)
 
     def require(self, name: str) -> ArrayInfo:
-        """The description of an array.
+        """The description of an array as :meth:`read` gives it.
 
         Raises:
             UsageError: there is no array of that name in any store.
             MissingArrayError: the store does not carry it.
         """
-        info = self.manifest.array(name)
+        first = self.stored(name)[0]
+        return (
+            first if first.name == name else ArrayInfo(name="logits", dtype="float32", width=self.manifest.num_classes)
+        )
+
+    def stored(self, name: str) -> tuple[ArrayInfo, ...]:
+        """The stored arrays that an array is read from: itself, or those that logits are decoded from.
+
+        Raises:
+            UsageError, MissingArrayError: as :meth:`require`.
+        """
         if name not in ARRAY_NAMES:
             raise unknown("array", name, ARRAY_NAMES)
-        if info is None:
-            has = ", ".join(array.name for array in self.manifest.arrays)
-            raise MissingArrayError(
-                f"{self.path} has no '{name}', only {has}. Extract again with --write {has},{name}."
-            )
-        return info
+        if found := self.manifest.components(name):
+            return found
+        raise MissingArrayError(f"{self} has no '{name}', only {self.manifest.array_names}. {self._cure(name)}")
+
+    @cached_property
+    def constants(self) -> dict[str, np.ndarray]:
+        """The arrays that are stored once, for all rows: a factorised store's classifier."""
+        files = {constant_file(constant) for constant in self.manifest.constants}
+        for record in self.manifest.files if self._verify else ():
+            if record.path in files and not record.is_met(self.path):
+                raise CorruptStoreError(f"{self.path / record.path} is not what the manifest says. Restore it.")
+        return {constant.name: read_constant(self.path, constant) for constant in self.manifest.constants}
 
     def join(self, dataset: MapDataset, sample_ids: Sequence[str] | None = None) -> JoinedDataset:
         """Join a map-style data set to the store by sample id.
@@ -251,25 +314,57 @@ class Store:
             raise UsageError("The data set has no `sample_ids`. Pass them: store.join(dataset, sample_ids=...).")
         if len(ids) != len(dataset):
             raise UsageError(f"There are {len(ids)} sample ids for a data set of {len(dataset)}. Give one for each.")
-        rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self.path))
+        rows, positions = match_rows(self.samples(["sample_id"])["sample_id"], ids, str(self))
         return JoinedDataset(dataset, positions, rows, self.manifest.chunk_rows)
 
-    def _gather(self, info: ArrayInfo, view: int, rows: np.ndarray, out: np.ndarray) -> None:
+    def _cure(self, name: str) -> str:
+        """How to come to an array that this store has not."""
+        codec = self.manifest.logit_codec
+        if name == "logits" and self.manifest.array("top_logits") is not None:
+            return f"Its codec {codec} keeps the best classes only. For all logits, extract again with --codec float16."
+        if name in ("logits", "ranks"):
+            return "Extract again with --write logits,ranks."
+        return f"That array is written by another codec than {codec}."
+
+    def _source(self, name: str, view: int) -> Callable[[np.ndarray, np.ndarray], None]:
+        """How the rows of an array are copied: a function of (rows, out), looked up once for many batches."""
+        stored, codec = self.stored(name), self.manifest.logit_codec
+        if stored[0].name == name:
+            if not self._verify:
+                return self._rows(stored[0], view).gather
+            return lambda rows, out: self._gather_stored(stored[0], view, rows, out)
+        if not isinstance(codec, LogitCodec):
+            raise MissingArrayError(f"{self} has no '{name}'. {self._cure(name)}")
+
+        def decode(rows: np.ndarray, out: np.ndarray) -> None:
+            parts = {part.name: np.empty((len(rows), part.width), part.dtype) for part in stored}
+            for part in stored:
+                self._gather_stored(part, view, rows, parts[part.name])
+            out[...] = codec.decode({**parts, **self.constants})
+
+        return decode
+
+    def _gather_stored(self, info: ArrayInfo, view: int, rows: np.ndarray, out: np.ndarray) -> None:
         mapped = self._rows(info, view)
         if self._verify:
             self._check(info, view, rows)
         mapped.gather(rows, out)
 
-    def _rows(self, info: ArrayInfo, view: int) -> MappedRows:
+    def _rows(self, info: ArrayInfo, view: int) -> "Rows":
         key = (info.name, view)
         if key not in self._mapped:
             if not 0 <= view < self.manifest.num_views:
-                raise UsageError(f"View {view} is not in {self.path}: it has {self.manifest.num_views}, from 0.")
-            grid = self.manifest.grid
-            files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
-            self._forget(len(files))
-            self._mapped[key] = MappedRows(files, grid.chunk_rows, info.width, info.dtype)
+                raise UsageError(f"View {view} is not in {self}: it has {self.manifest.num_views}, from 0.")
+            self._forget(self.manifest.grid.chunks_per_view)
+            self._mapped[key] = self._open_rows(info, view)
         return self._mapped[key]
+
+    def _open_rows(self, info: ArrayInfo, view: int) -> "Rows":
+        grid = self.manifest.grid
+        files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
+        if self.manifest.logit_codec.compressed:
+            return CompressedRows(files, grid.chunk_rows, info)
+        return MappedRows(files, grid.chunk_rows, info.width, info.dtype)
 
     def _check(self, info: ArrayInfo, view: int, rows: np.ndarray) -> None:
         """Compare the chunks of these rows with their checksums, each once."""

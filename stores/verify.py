@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from .content import class_problems, ids_that_repeat, labels_fingerprint, payload_faults, sample_faults
+from .content import class_problems, ids_that_repeat, labels_fingerprint, sample_faults
 from .errors import CorruptStoreError
 from .file_checks import FileChecks, read_manifest
-from .files import is_temporary
+from .files import FileRecord, is_temporary
 from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
 from .manifest import Manifest, fingerprint
-from .payload import metadata_documents, payload_store_id
+from .payload import constant_file, metadata_documents, payload_store_id, read_constant
+from .payload_content import payload_faults
 from .report import Collector, Report, TooManyFindingsError
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 from .writer import receipts_checksum
@@ -65,6 +66,8 @@ class _Verification:
         self._root, self._manifest, self._found, self._deep = root, manifest, found, deep
         self._files = FileChecks(root, manifest, found, deep=deep)
         self._documents = metadata_documents(manifest)
+        self._constants = {constant_file(constant): constant for constant in manifest.constants}
+        self._constant_values: dict[str, np.ndarray] = {}  # those that are whole, if deep
         self._classes: pa.Table | None = None
         # ids and labels of all rows; None where a table cannot be counted in, as fingerprints are over all of them
         self._samples: list[pa.Table] | None = [] if deep else None
@@ -87,7 +90,7 @@ class _Verification:
         manifest = self._manifest
         if manifest.store_id != manifest.identity():
             self._found.add(MANIFEST, "manifest", "its store id is not the one that its settings give")
-        if {record.path for record in manifest.files} != {CLASSES, *self._documents}:
+        if {record.path for record in manifest.files} != {CLASSES, *self._documents, *self._constants}:
             self._found.add(MANIFEST, "manifest", "it does not list the files that a store has beside its chunks")
         if (manifest.state == "complete") != (manifest.receipts is not None):
             self._found.add(MANIFEST, "manifest", "its state and its checksum over the receipts contradict each other")
@@ -100,6 +103,8 @@ class _Verification:
                 self._check_classes()
             elif record.path in self._documents:
                 self._files.document(record.path, self._documents[record.path])
+            elif record.path in self._constants:
+                self._check_constant(record)
 
     def _check_classes(self) -> None:
         classes = self._files.table(
@@ -111,6 +116,17 @@ class _Verification:
         for problem in problems:
             self._found.add(CLASSES, "content", problem)
         self._classes = None if problems else classes
+
+    def _check_constant(self, record: FileRecord) -> None:
+        constant = self._constants[record.path]
+        if record.bytes != constant.num_bytes:
+            self._found.add(record.path, "schema", f"it must have {constant.num_bytes:,} bytes")
+        elif self._deep:
+            values = read_constant(self._root, constant)
+            if np.isfinite(values).all():
+                self._constant_values[constant.name] = values
+            else:
+                self._found.add(record.path, "content", "it holds numbers that are not finite")
 
     def _check_state(self) -> None:
         """Whether the store is finished, and with these receipts."""
@@ -136,7 +152,7 @@ class _Verification:
 
     def _belongs(self, relative: str) -> bool:
         """Whether a store of this shape has a file of that name."""
-        if relative in (MANIFEST, CLASSES, *self._documents):
+        if relative in (MANIFEST, CLASSES, *self._documents, *self._constants):
             return True
         grid, arrays = self._manifest.grid, self._manifest.arrays
         match [int(number) for number in _NUMBERS.findall(relative)]:
@@ -182,8 +198,8 @@ class _Verification:
                 self._samples.append(samples.select(["sample_id", "label"]))
         names = [name for name in paths if name != "samples" and paths[name] in whole]
         try:
-            faults += payload_faults(self._root, manifest, chunk, names, top1)
-        except OSError as error:
+            faults += payload_faults(self._root, manifest, chunk, names, top1, self._constant_values)
+        except (OSError, CorruptStoreError) as error:
             self._found.add(receipt_file(chunk), "content", f"its files cannot be read ({error})", chunk=chunk)
         for fault in faults:
             path = paths[fault.where]

@@ -5,7 +5,7 @@ only if its manifest says so. The same writer, opened again, goes on with the ch
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
 from .layout import CLASSES, MANIFEST, PAYLOAD, RECEIPTS, array_file, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
-from .payload import chunk_bytes, metadata_documents, payload_store_id
+from .payload import chunk_bytes, constant_documents, metadata_documents, payload_store_id
 from .tables import to_parquet
 
 
@@ -30,15 +30,19 @@ class StoreWriter:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, root: Path, manifest: Manifest, classes: pa.Table) -> "StoreWriter":
+    def open(
+        cls, root: Path, manifest: Manifest, classes: pa.Table, constants: Mapping[str, np.ndarray] | None = None
+    ) -> "StoreWriter":
         """Create the store, or go on with one that was begun with the same settings.
 
         Args:
             root: the folder of the store.
             manifest: what the store is to be; a store already there keeps its own times and batch size.
             classes: classes.parquet.
+            constants: the arrays that its codec stores once.
 
         Raises:
+            UsageError: such an array is not given, or has another shape.
             MismatchError: a store with other settings is there.
             RefusedError: something that is not a store is there.
         """
@@ -54,7 +58,7 @@ class StoreWriter:
         remove_temporaries(root)
         ChunkClaims(root).release_all()  # holds none yet: this removes those of dead processes
         if manifest.state == "writing":
-            writer._write_skeleton(classes)
+            writer._write_skeleton(classes, constants or {})
         writer._check_skeleton()
         return writer
 
@@ -99,9 +103,9 @@ class StoreWriter:
         self._check_chunk(chunk, arrays, samples)
         grid = self.manifest.grid
         view, block, rows = grid.view(chunk), grid.block(chunk), grid.rows(chunk)
-        records = []
+        records, compressed = [], self.manifest.logit_codec.compressed
         for array in self.manifest.arrays:
-            data = chunk_bytes(array, arrays[array.name], grid.chunk_rows)
+            data = chunk_bytes(array, arrays[array.name], grid.chunk_rows, compressed=compressed)
             records.append(write_file(self.root, array_file(array.name, view, block), data))
         if samples is not None:
             records.append(write_file(self.root, samples_file(block), to_parquet(samples)))
@@ -144,9 +148,10 @@ class StoreWriter:
                     f"{error} The store is not whole: run kdpipe store repair {self.root}, then extract again."
                 ) from None
 
-    def _write_skeleton(self, classes: pa.Table) -> None:
-        """Manifest, class table and Zarr metadata, where they are not there as they should be."""
-        documents = {CLASSES: to_parquet(classes), **metadata_documents(self.manifest)}
+    def _write_skeleton(self, classes: pa.Table, constants: Mapping[str, np.ndarray]) -> None:
+        """Manifest, class table, Zarr metadata and constants, where they are not there as they should be."""
+        constant = constant_documents(self.manifest, constants)
+        documents = {CLASSES: to_parquet(classes), **metadata_documents(self.manifest), **constant}
         records = tuple(record_of(name, data) for name, data in documents.items())
         begun = manifests.replace(self.manifest, files=records)
         if not (self.root / MANIFEST).exists() or begun != Manifest.read(self.root):
@@ -171,8 +176,12 @@ class StoreWriter:
 
 def receipts_checksum(root: Path, manifest: Manifest) -> str:
     """The checksum over all receipts, in chunk order: it names the content of the store."""
-    parts = (checksum((root / receipt_file(chunk)).read_bytes()) for chunk in range(manifest.grid.num_chunks))
-    return checksum("\n".join(parts).encode())
+    return documents_checksum((root / receipt_file(chunk)).read_bytes() for chunk in range(manifest.grid.num_chunks))
+
+
+def documents_checksum(receipts: Iterable[bytes]) -> str:
+    """The same, of the bytes of the receipts."""
+    return checksum("\n".join(map(checksum, receipts)).encode())
 
 
 def timestamp() -> str:

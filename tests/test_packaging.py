@@ -22,7 +22,7 @@ def package_files() -> list[Path]:
     """Every file the package is made of, relative to the root."""
     files = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "py.typed"]
     for house in HOUSES:
-        files += [p for p in (ROOT / house).rglob("*") if p.is_file() and p.suffix not in (".pyc", ".pyo")]
+        files += [p for p in (ROOT / house).rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
     return sorted(path.relative_to(ROOT) for path in files)
 
 

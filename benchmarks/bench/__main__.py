@@ -30,6 +30,7 @@ PARTS = {
     "onnx": ("onnx_teacher", "run", False),
     "startup": ("startup", "run", True),
     "growth": ("growth", "run", True),
+    "remote": ("remote", "run", False),
 }
 
 

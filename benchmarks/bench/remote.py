@@ -39,7 +39,7 @@ TRAINED, PULLED = f"s3://{BUCKET}/trained.kd", f"s3://{BUCKET}/pulled.kd"
 def run(scale: float = 1.0) -> list[dict[str, Any]]:
     """A record of training, and one of pulling without and with the latency."""
     num_rows, num_pulled = CHUNK_ROWS * max(48, int(96 * scale)), 4096 * max(4, int(48 * scale))
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(prefix="kdpipe-bench-") as name:
         folder = Path(name)
         write_store(folder / "a.kd", num_rows, NUM_CLASSES, chunk_rows=CHUNK_ROWS)
         write_store(folder / "b.kd", num_pulled, NUM_CLASSES)

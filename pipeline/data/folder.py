@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ...stores.errors import BadSampleError, UsageError, unknown
+from ...stores.errors import UsageError, unknown
 from ..specs import Spec
+from .images import decode_image
 from .registry import data_source
 from .samples import Samples
 
@@ -30,11 +31,7 @@ class ImageFiles:
 
     def __getitem__(self, position: int) -> Image.Image:
         path = self._root / self._paths[position].as_py()
-        try:
-            with Image.open(path) as image:
-                return _eight_bits(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadSampleError(f"{path} cannot be read as an image ({error}). Mend or remove it.") from None
+        return decode_image(path, str(path))
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def folder(spec: Spec) -> Samples:
     found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not found:
         raise UsageError(f"{root} has no sub-folders. folder:DIR needs one sub-folder for each class.")
-    names = found if options.classes is None else _read_names(Path(options.classes))
+    names = found if options.classes is None else read_class_names(Path(options.classes))
     numbers = {name: number for number, name in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []
@@ -81,16 +78,12 @@ def folder(spec: Spec) -> Samples:
     )
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # 16 bits: Pillow's convert would clip at 255 instead of scaling
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its {image.mode} pixels of 32 bits have no fixed range")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+def read_class_names(path: Path) -> list[str]:
+    """The class names in a text file, one a line.
 
-
-def _read_names(path: Path) -> list[str]:
+    Raises:
+        UsageError: it cannot be read, or names a class twice.
+    """
     try:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except OSError as error:

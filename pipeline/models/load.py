@@ -2,18 +2,23 @@
 
     kdpipe:NAME                      our own small networks
     torchvision:NAME                 torchvision's classification networks
+    timm:NAME                        timm's networks
     python:package.module:factory    a function of the user's that returns a network
     export:FILE.pt2                  a program saved by torch.export.save; teachers only
+    onnx:FILE                        an ONNX file, run by onnxruntime; teachers only
 
-The first three take ``weights=FILE``; torchvision also takes the name of one of its sets of weights.
+The first four take ``weights=FILE``; torchvision also takes the name of one of its sets of weights, and timm
+``pretrained=true``.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -21,8 +26,13 @@ from ...stores.errors import KdpipeError, UsageError, unknown
 from ..factories import call_factory, import_attribute, named_parameters
 from ..specs import Spec
 from .exported import load_exported
+from .onnx import OnnxOptions, load_onnx
 from .registry import create_model
+from .timm import TimmOptions, load_timm
 from .weights import first_line, is_weights_file, load_weights, restricted_unpickling
+
+_CPU = torch.device("cpu")
+_TEACHERS_ONLY = {"export": "an exported program", "onnx": "an ONNX file"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,14 @@ class LoadedModel:
         spec: the spec it was loaded from, as text.
         weights_metadata: the metadata of the safetensors file its weights came from, else empty.
         torchvision_transforms: the preprocessing that torchvision publishes with these weights, else None.
+        timm_config: timm's data configuration for a network of timm, else None.
     """
 
     module: nn.Module
     spec: str
     weights_metadata: dict[str, str] = field(default_factory=dict)
     torchvision_transforms: Callable[..., Any] | None = None
+    timm_config: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,14 @@ class _NoOptions:
     pass
 
 
-def load_model(spec: Spec, *, num_classes: int, in_channels: int) -> LoadedModel:
+def load_model(
+    spec: Spec,
+    *,
+    num_classes: int,
+    in_channels: int,
+    student: bool = False,
+    device: torch.device = _CPU,
+) -> LoadedModel:
     """Build the network that a spec names and load its weights.
 
     Fresh weights come from torch's global random generator: seed it first. A network with torchvision's own
@@ -62,9 +81,12 @@ def load_model(spec: Spec, *, num_classes: int, in_channels: int) -> LoadedModel
         spec: the parsed model spec.
         num_classes: the classes of the data.
         in_channels: the channels of the images.
+        student: the network is to be trained.
+        device: where an ONNX file will run; other networks come on the CPU.
 
     Raises:
-        UsageError: the spec names something unknown, or a file that is missing or unsafe to open.
+        UsageError: the spec names something unknown, a file that is missing or unsafe to open, or a student that
+            cannot be trained.
         MismatchError: the weights are for another network or another number of classes.
         KdpipeError: a file is damaged, a download failed, or the user's factory raised an exception.
     """
@@ -73,11 +95,18 @@ def load_model(spec: Spec, *, num_classes: int, in_channels: int) -> LoadedModel
         "torchvision": _load_torchvision,
         "python": _load_python,
         "export": _load_export,
+        "onnx": lambda spec, *_: LoadedModel(load_onnx(spec.location, spec.into(OnnxOptions), device), str(spec)),
+        "timm": functools.partial(_load_timm, student=student),
     }
     if spec.name not in loaders:
         raise unknown("model scheme", spec.name, loaders)
     if not spec.location:
         raise UsageError(f"The model spec '{spec}' names no model. Write {spec.name}:NAME.")
+    if student and spec.name in _TEACHERS_ONLY:
+        raise UsageError(
+            f"The student '{spec}' cannot be trained: {_TEACHERS_ONLY[spec.name]} can only be run. Give its network as "
+            "kdpipe:, torchvision:, timm: or python:."
+        )
     return loaders[spec.name](spec, num_classes, in_channels)
 
 
@@ -125,6 +154,14 @@ def _load_torchvision_weights(spec: Spec, name: str) -> LoadedModel:
             f"{weights.url} yourself and pass weights=FILE."
         ) from error
     return LoadedModel(module, str(spec), {}, weights.transforms)
+
+
+def _load_timm(spec: Spec, num_classes: int, in_channels: int, *, student: bool) -> LoadedModel:
+    options = spec.into(TimmOptions)
+    module, metadata, config = load_timm(
+        spec.location, options, num_classes=num_classes, in_channels=in_channels, student=student
+    )
+    return LoadedModel(module, str(spec), metadata, timm_config=config)
 
 
 def _load_python(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:

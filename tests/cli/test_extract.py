@@ -54,9 +54,39 @@ def test_float32_and_float16_stores_agree_within_rounding(cli: Cli, workplace: P
     np.testing.assert_array_equal(full["ranks"], np.argsort(-full["logits"], axis=1, kind="stable"))
 
 
+def test_a_codec_from_extraction_to_training(cli: Cli, workplace: Path) -> None:
+    extract = (
+        "extract",
+        "--data",
+        DATA,
+        "--teacher",
+        TEACHER,
+        "--out",
+        "d.kd",
+        "--codec",
+        "topk:4,temperatures=1,4+zstd",
+    )
+    assert cli(*extract).code == 0
+    shown = cli("store", "inspect", "d.kd").out
+    assert "topk:4,temperatures=1,4+zstd" in shown
+    assert "uncompressed" in shown
+    assert cli("store", "verify", "--deep", "--teacher", TEACHER, "--data", DATA, "d.kd").code == 0
+    distill = ("distill", "--store", "d.kd", "--student", "kdpipe:convnet_tiny", "--epochs", "1", "--out")
+    assert cli(*distill, "a", "--loss", "kd", "--loss", "grkd").code == 0
+    refused = cli(*distill, "b", "--loss", "dist")
+    assert refused.code == 3
+    assert "'dist' needs all logits; d.kd keeps the best 4 of 10 only" in refused.err
+    refused = cli(*distill, "c", "--loss", "kd,temperature=2")
+    assert refused.code == 2
+    assert "temperature 2 is not stored: topk:4,temperatures=1,4 has 1, 4" in refused.err
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
+        ({"--codec": "topk:11"}, 2, "keeps more classes than the 10"),
+        ({"--codec": "flot16"}, 2, "Did you mean 'float16'?"),
+        ({"--codec": "factorised"}, 2, "makes no sense here"),
         ({"--data": "digts"}, 2, "Did you mean 'digits'?"),
         ({"--data": "digits,splitt=train"}, 2, "Did you mean 'split'?"),
         ({"--data": "folder:nowhere"}, 2, "is not a folder"),

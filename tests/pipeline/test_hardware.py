@@ -1,8 +1,23 @@
 """What ``auto`` decides, and what is refused."""
 
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from kdpipe.pipeline.hardware import autocast, pick_batch_size, pick_device, pick_precision, pick_workers
+from kdpipe.pipeline.config import DistillConfig, ExtractConfig
+from kdpipe.pipeline.hardware import (
+    autocast,
+    keep_large_buffers,
+    pick_batch_size,
+    pick_device,
+    pick_precision,
+    pick_workers,
+)
 from kdpipe.stores.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -46,3 +61,67 @@ def test_workers_are_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, workers in ((2, 2), (64, 8), (None, 1)):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert pick_workers(decodes=True) == workers
+
+
+KEPT = """
+from pathlib import Path
+import torch
+from kdpipe.pipeline.hardware import keep_large_buffers
+
+def resident():
+    line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+def in_heap(address):
+    line = next(l for l in Path("/proc/self/maps").read_text().splitlines() if l.endswith("[heap]"))
+    start, end = (int(part, 16) for part in line.split()[0].split("-"))
+    return start <= address < end
+
+torch.ones(1000)
+print(keep_large_buffers())
+size = 100_000_000
+buffer = torch.ones(size // 4)
+print(in_heap(buffer.data_ptr()))
+held = resident()
+last = torch.ones(size // 4)  # the top of the heap, which is what would be trimmed
+del last
+print(resident() - held > size // 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.parametrize(("variables", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)])
+def test_large_buffers_are_kept_unless_the_user_has_set_the_allocator(variables: dict[str, str], kept: bool) -> None:
+    """Seen from outside: a large tensor lies in the heap, and its memory stays when it is freed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], env=clean | variables, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [str(kept)] * 3
+
+
+def test_tunables_are_the_user_s_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")
+    assert keep_large_buffers() is False
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", lambda _: None)
+    assert keep_large_buffers() is False
+
+
+@pytest.mark.parametrize("stage", ["extract", "distill"])
+def test_both_stages_keep_buffers_on_a_cpu_alone(stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = importlib.import_module(f"kdpipe.pipeline.{stage}")
+    called = []
+    monkeypatch.setattr(module, "keep_large_buffers", lambda: called.append(True))
+    monkeypatch.setattr(module, "pick_device", lambda _: torch.device("meta"))
+    configs = {
+        "extract": ExtractConfig(data="none", teacher="kdpipe:x", out=tmp_path),
+        "distill": DistillConfig(data="none", student="kdpipe:x", out=tmp_path),
+    }
+    for _ in range(2):
+        with pytest.raises(UsageError, match="data scheme 'none'"):
+            getattr(module, stage)(configs[stage])
+        monkeypatch.setattr(module, "pick_device", lambda _: CPU)
+    assert called == [True]

@@ -10,7 +10,7 @@ from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, disti
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
-from kdpipe.pipeline.targets import MappedTargets, ResidentTargets, check_arrays, pick_placement
+from kdpipe.pipeline.targets import MappedTargets, ResidentTargets, arrays_for, pick_placement
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import MissingArrayError, Store, UsageError, open_store
 
@@ -89,9 +89,9 @@ def test_training_is_the_same_wherever_the_store_is_kept(store: Store, tmp_path:
 
 def test_a_store_without_what_a_loss_needs_is_refused(store: Store) -> None:
     without = open_store(store.path.with_name("l.kd"))
-    check_arrays(without, Objective.parse(("kd",)))
+    assert arrays_for(without, Objective.parse(("kd",))) == ["logits"]
     with pytest.raises(MissingArrayError, match=r"'grkd' needs 'ranks'.*--write logits,ranks"):
-        check_arrays(without, Objective.parse(("kd", "grkd")))
+        arrays_for(without, Objective.parse(("kd", "grkd")))
 
 
 def test_where_the_arrays_are_kept(store: Store) -> None:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from kdpipe.stores import ArrayInfo, Manifest, StoreWriter
-from kdpipe.stores.manifest import GROUP_NAMES, DatasetInfo, InputDigest, TeacherInfo, fingerprint
+from kdpipe.stores.arrays import GROUP_NAMES, class_dtype
+from kdpipe.stores.codecs import Factorised, parse_codec
+from kdpipe.stores.manifest import DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
 
 
@@ -23,12 +26,22 @@ class Content:
     ranks: np.ndarray  # (V, N, C)
     classes: pa.Table
     samples: pa.Table
+    features: np.ndarray | None = None  # (V, N, F) float32, and the classifier that makes logits of them
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
 
     def stored(self, name: str, view: int = 0) -> np.ndarray:
         """The (N, width) values that a reader must find."""
         info = self.manifest.array(name)
         assert info is not None
+        if name not in ("logits", "ranks"):
+            return self._encoded[view][name]
         return {"logits": self.logits, "ranks": self.ranks}[name][view, :, : info.width].astype(info.dtype)
+
+    @cached_property
+    def _encoded(self) -> list[dict[str, np.ndarray]]:
+        codec, values = self.manifest.logit_codec, self.logits if self.features is None else self.features
+        groups = np.array([GROUP_NAMES.index(group) for group in self.classes["group"].to_pylist()])
+        return [codec.encode(view, groups) for view in values]
 
     def write_chunk(self, writer: StoreWriter, chunk: int) -> None:
         grid = self.manifest.grid
@@ -39,7 +52,7 @@ class Content:
 
     def write(self, path: Path, chunks: Sequence[int] | None = None) -> StoreWriter:
         """Write the chunks (default: all that are missing), without finishing."""
-        writer = StoreWriter.open(path, self.manifest, self.classes)
+        writer = StoreWriter.open(path, self.manifest, self.classes, self.constants)
         for chunk in writer.missing_chunks() if chunks is None else chunks:
             self.write_chunk(writer, chunk)
         return writer
@@ -55,18 +68,23 @@ def make_content(
     num_views: int = 1,
     rank_depth: int | None = None,
     seed: int = 0,
+    codec: str | None = None,
     **fields: Any,
 ) -> Content:
-    logits = np.random.default_rng(seed).normal(0, 5, (num_views, num_samples, num_classes)).astype(np.float32)
+    generator, features, constants = np.random.default_rng(seed), None, {}
+    logits = generator.normal(0, 5, (num_views, num_samples, num_classes)).astype(np.float32)
+    if isinstance(coding := parse_codec(codec or dtype), Factorised):
+        features = generator.normal(0, 2, (num_views, num_samples, coding.num_features)).astype(np.float32)
+        weight = generator.normal(0, 1, (num_classes, coding.num_features)).astype(np.float32)
+        constants = {"classifier_weight": weight, "classifier_bias": weight[:, 0].copy()}
+        logits = features @ weight.T + weight[:, 0]
     ranks = np.argsort(-logits, axis=2, kind="stable")
     labels = np.arange(num_samples) % num_classes
     names = [f"class {number}" for number in range(num_classes)]
     groups = [GROUP_NAMES[3 * number // num_classes] for number in range(num_classes)]
     ids = [f"images/{number:06d}.png" for number in range(num_samples)]
-    infos = {
-        "logits": {"dtype": dtype, "width": num_classes},
-        "ranks": {"dtype": "uint8" if num_classes <= 256 else "uint16", "width": rank_depth or num_classes},
-    }
+    rank_info = ArrayInfo(name="ranks", dtype=class_dtype(num_classes), width=rank_depth or num_classes)
+    infos = {"logits": coding.arrays(num_classes), "ranks": (rank_info,)}
     top1 = ranks[0, :, 0]
     columns = [
         np.arange(num_samples), ids, labels, [groups[label] for label in labels], top1, top1 == labels,
@@ -78,7 +96,8 @@ def make_content(
         "num_classes": num_classes,
         "num_views": num_views,
         "chunk_rows": chunk_rows,
-        "arrays": tuple(ArrayInfo(name=name, **infos[name]) for name in arrays),  # pyright: ignore
+        "arrays": tuple(info for name in arrays for info in infos[name]),
+        "codec": None if codec is None else str(coding),
         "dataset": DatasetInfo(
             spec="folder:/data/train",
             sample_ids=fingerprint(ids),
@@ -98,6 +117,8 @@ def make_content(
         ranks=ranks,
         classes=classes_table(names, np.bincount(labels, minlength=num_classes), groups),
         samples=pa.table(table, schema=SAMPLES_SCHEMA),
+        features=features,
+        constants=constants,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from kdpipe.stores.arrays import GROUP_NAMES
 from kdpipe.stores.content import sample_faults
 from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, samples_file
-from kdpipe.stores.manifest import GROUP_NAMES, fingerprint
+from kdpipe.stores.manifest import fingerprint
 from kdpipe.stores.verify import verify
 
 from .conftest import Content
@@ -150,8 +151,8 @@ def test_padding_that_is_not_the_fill_value_is_found(tmp_path, array, monkeypatc
     monkeypatch.setattr(
         writer,
         "chunk_bytes",
-        lambda info, values, rows: payload.chunk_bytes(
-            info, values if info.name != array else np.pad(values, ((0, rows - len(values)), (0, 0))), rows
+        lambda info, values, rows, **options: payload.chunk_bytes(
+            info, values if info.name != array else np.pad(values, ((0, rows - len(values)), (0, 0))), rows, **options
         ),
     )
     found = deep_findings(real_content(*SHAPE), tmp_path / "a.kd")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdpipe.stores import ArrayInfo
-from kdpipe.stores.payload import chunk_bytes, fill_value, metadata_documents
+from kdpipe.stores.payload import chunk_bytes, metadata_documents
 
 DTYPES = {"float16": "<f2", "float32": "<f4", "uint8": "|u1", "uint16": "<u2"}
 
@@ -26,7 +26,7 @@ def test_a_chunk_is_its_rows_and_then_fill_values(dtype, width, chunk_rows, miss
     data = chunk_bytes(info, np.asfortranarray(values) if transposed else values, chunk_rows)
     found = np.frombuffer(data, DTYPES[dtype]).reshape(chunk_rows, width)
     np.testing.assert_array_equal(found[:rows], values)
-    np.testing.assert_array_equal(found[rows:], np.full((chunk_rows - rows, width), fill_value(info)))
+    np.testing.assert_array_equal(found[rows:], np.full((chunk_rows - rows, width), info.fill_value))
     assert data.nbytes == chunk_rows * info.row_bytes
 
 
@@ -39,7 +39,7 @@ def test_a_full_chunk_of_the_stored_type_is_not_copied():
 
 @pytest.mark.parametrize(("dtype", "value"), [("uint8", 255), ("uint16", 65535)])
 def test_missing_ranks_are_the_largest_id(dtype, value):
-    assert fill_value(ArrayInfo(name="ranks", dtype=dtype, width=5)) == value
+    assert ArrayInfo(name="ranks", dtype=dtype, width=5).fill_value == value
 
 
 def test_the_metadata_documents(content):

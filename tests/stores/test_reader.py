@@ -170,7 +170,7 @@ def test_a_view_out_of_range_is_refused(tmp_path, make_store, view):
 
 def test_a_missing_array_is_refused_with_what_to_do(tmp_path, make_store):
     make_store(tmp_path / "a.kd", arrays=["ranks"])
-    with pytest.raises(MissingArrayError, match=r"has no 'logits', only ranks.*--write ranks,logits"):
+    with pytest.raises(MissingArrayError, match=r"has no 'logits', only ranks.*--write logits,ranks"):
         open_store(tmp_path / "a.kd").read([0])
 
 

@@ -1,0 +1,128 @@
+"""``kdpipe store ls``, ``kdpipe store pull`` and ``kdpipe store push``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import LocalStorePath, ProgressBar, comma_list, json_option
+
+if TYPE_CHECKING:
+    from ..stores.remote.catalog import Entry
+
+
+@click.command()
+@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("url", metavar="URL")
+@click.option("--alone", is_flag=True, help="Nobody else writes there: allow a server without conditional writes.")
+@json_option
+def push(*, path: Path, url: str, alone: bool, as_json: bool) -> None:
+    """Copy a finished store to s3://, gs://, az:// or a folder.
+
+    Every object is compared with its receipt before it is sent and after; the manifest comes last. Run again, the same
+    command goes on; of a store that is there, it proves every object, and mends what is damaged.
+
+    \b
+    kdpipe store push digits.kd s3://team/stores/digits.kd
+    """
+    from ..stores.remote.push import push as run
+    from .show import show_json
+
+    with ProgressBar("bytes", of_bytes=True) as update:
+        pushed = run(path, url, alone=alone, on_progress=lambda done, total: update(done=done, total=total))
+    if as_json:
+        show_json(asdict(pushed))
+        return
+    if pushed.finished_before:
+        click.echo("The store was there already; every object of it was proved.", err=True)
+    click.echo(f"{pushed.url}  store id {pushed.store_id}")
+    click.echo(f"  sent      {_megabytes(pushed.bytes_sent)} of {_megabytes(pushed.bytes)}")
+    click.echo(f"  receipts  {pushed.receipts}")
+
+
+@click.command()
+@click.argument("url", metavar="URL")
+@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.option("--arrays", callback=comma_list, help="Only these arrays: logits, ranks.  [default: all]")
+@click.option("--rows", metavar="A-B", help="Only the chunks that hold these rows, both included.  [default: all]")
+@click.option("--views", metavar="0-B", help="Only these views, both included.  [default: all]")
+@json_option
+def pull(*, url: str, path: Path, arrays: tuple[str, ...], rows: str | None, views: str | None, as_json: bool) -> None:
+    """Copy a store, or a part of it, to a folder.
+
+    A part is a valid store by itself, which names the store it comes from. Every object is compared with its receipt;
+    run again, the same command goes on.
+
+    \b
+    kdpipe store pull s3://team/stores/digits.kd digits.kd
+    kdpipe store pull s3://team/stores/digits.kd ranks.kd --arrays ranks
+    """
+    from ..stores.remote.pull import pull as run
+    from ..stores.remote.selection import Selection
+    from .show import show_json
+
+    selection = Selection.parse(arrays, rows, views)
+    with ProgressBar("bytes", of_bytes=True) as update:
+        pulled = run(url, path, selection, on_progress=lambda done, total: update(done=done, total=total))
+    if as_json:
+        show_json(asdict(pulled))
+        return
+    if pulled.finished_before:
+        click.echo(f"{path} is finished already; nothing was changed.", err=True)
+    click.echo(f"{pulled.path}  store id {pulled.store_id}")
+    if not pulled.finished_before:
+        click.echo(f"  fetched   {_megabytes(pulled.bytes_fetched)} of {_megabytes(pulled.bytes)}")
+    click.echo(f"  receipts  {pulled.receipts}")
+
+
+@click.command(name="ls")
+@click.argument("url", metavar="URL")
+@click.option("--fits", metavar="SPEC", help="Only stores that fit this data set.")
+@json_option
+def ls(*, url: str, fits: str | None, as_json: bool) -> None:
+    """List the stores under an address or a folder, from their manifests alone.
+
+    With --fits, stores of exactly these samples come first; then those with the same classes but other samples, which
+    may share some with the data set.
+
+    \b
+    kdpipe store ls s3://team/stores
+    kdpipe store ls s3://team/stores --fits digits,split=train
+    """
+    from ..stores.remote.catalog import catalog
+    from .show import show_json
+
+    entries = catalog(url)
+    if fits is not None:
+        from ..pipeline.fits import fitting
+
+        entries = fitting(entries, fits)
+    if as_json:
+        show_json([asdict(entry) for entry in entries])
+        return
+    _show_catalog(entries)
+
+
+def _show_catalog(entries: "list[Entry]") -> None:
+    from .show import show_table
+
+    rows = []
+    for entry in entries:
+        accuracy = "" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
+        size = "" if entry.payload_bytes is None else _megabytes(entry.payload_bytes)
+        counts = (f"{n:,}" if n is not None else "" for n in (entry.samples, entry.classes, entry.views))
+        rows.append(
+            (entry.name, entry.state, entry.fits or "", entry.teacher or "", accuracy, entry.data or "", *counts,
+             ", ".join(entry.arrays), size, entry.licence or "", entry.owner or "")
+        )  # fmt: skip
+    head = ("store", "state", "fits", "teacher", "accuracy", "data", "samples", "classes", "views", "arrays", "size",
+            "licence", "owner")  # fmt: skip
+    show_table(head, rows)
+    for entry in entries:
+        if entry.problem:
+            click.echo(f"{entry.name}: {entry.problem}", err=True)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,1 @@
+"""Stores in object storage: push, pull, catalog, and streaming through a local cache."""

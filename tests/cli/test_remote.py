@@ -1,0 +1,167 @@
+"""Stores that lie elsewhere, from the command line: the story of two teams, and what they may do wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+from kdpipe.stores.verify import verify
+from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
+
+from .conftest import Cli
+
+DATA = "digits,split=train,imbalance=10"
+MADE_BY_A = ["--owner", "team a", "--licence", "CC-BY-4.0"]
+STUDENT = ["--student", "kdpipe:convnet_tiny", "--batch-size", "64", "--val", "digits,split=test"]
+
+
+@pytest.fixture
+def digits(cli: Cli) -> str:
+    made = cli("extract", "--data", DATA, "--teacher", "python:my_teachers:teacher", "--out", "d.kd", *MADE_BY_A,
+               "--chunk-rows", 16)  # fmt: skip
+    assert made.code == 0, made.err
+    return "d.kd"
+
+
+def test_the_story_of_two_teams(cli: Cli, digits: str, bucket: str, workplace: Path) -> None:
+    # team A: pushes, and pushes again
+    url = f"{bucket}/digits.kd"
+    pushed = cli("store", "push", digits, url, "--json")
+    assert pushed.code == 0, pushed.err
+    again = cli("store", "push", digits, url)
+    assert "there already" in again.err
+    # team B: finds it, sees that it fits, trains from where it lies
+    listed = cli("store", "ls", bucket, "--fits", DATA, "--json")
+    (entry,) = json.loads(listed.out)
+    assert (entry["name"], entry["fits"], entry["owner"], entry["licence"]) == (
+        "digits.kd", "exactly", "team a", "CC-BY-4.0",
+    )  # fmt: skip
+    assert entry["receipts"] == json.loads(pushed.out)["receipts"]
+    table = cli("store", "ls", bucket)
+    assert [word in table.out for word in ("digits.kd", "complete", "python:my_teachers:teacher", "CC-BY-4.0")] == [
+        True
+    ] * 4
+    assert "team a" in cli("store", "inspect", url).out
+    run = ["distill", *STUDENT, "--loss", "ltkd", "--epochs", "2", "--order", "chunks", "--out"]
+    remote = cli(*run, "remote", "--store", url, "--cache", "chunks", "--cache-size", "1MB", "--json")
+    assert remote.code == 0, remote.err
+    local = cli(*run, "local", "--store", digits, "--json")
+    assert (workplace / "remote/student.safetensors").read_bytes() == (
+        workplace / "local/student.safetensors"
+    ).read_bytes(), "the same rows in the same order"
+    assert json.loads(remote.out)["store_id"] == json.loads(local.out)["store_id"] == entry["store_id"]
+    assert any((workplace / "chunks").rglob("c/0/*/0"))
+    # and pulls the ranks alone
+    pulled = cli("store", "pull", url, "ranks.kd", "--arrays", "ranks")
+    assert pulled.code == 0, pulled.err
+    assert cli("store", "verify", "ranks.kd", "--deep").code == 0
+    parent = json.loads(Path("ranks.kd/manifest.json").read_text())["parent"]
+    assert (parent["store_id"], parent["receipts"]) == (entry["store_id"], entry["receipts"])
+    assert cli("distill", *STUDENT, "--store", "ranks.kd", "--loss", "grkd", "--epochs", "1", "--out", "run").code == 0
+    finished = cli("store", "pull", url, "ranks.kd", "--arrays", "ranks")
+    assert "finished already" in finished.err
+
+
+@pytest.mark.parametrize(
+    ("spec", "fits"),
+    [
+        (DATA, ["exactly"]),
+        ("digits,split=train", ["perhaps"]),
+        ("digits,split=test", ["perhaps"]),
+    ],
+)
+def test_which_stores_fit(spec: str, fits: list[str], cli: Cli, digits: str) -> None:
+    listed = cli("store", "ls", ".", "--fits", spec, "--json")
+    assert [entry["fits"] for entry in json.loads(listed.out)] == fits
+
+
+def test_a_shuffled_store_fits_too_and_other_classes_do_not(cli: Cli, workplace: Path) -> None:
+    made = cli(
+        "extract", "--data", DATA, "--teacher", "python:my_teachers:teacher", "--out", "s.kd", "--order", "shuffled:3"
+    )
+    assert made.code == 0, made.err
+    assert "exactly" in cli("store", "ls", ".", "--fits", DATA).out
+    for name in ("cat", "dog"):
+        folder = workplace / "photos" / name
+        folder.mkdir(parents=True)
+        from PIL import Image
+
+        Image.new("L", (8, 8)).save(folder / "1.png")
+    assert json.loads(cli("store", "ls", ".", "--fits", "folder:photos", "--json").out) == []
+
+
+def test_training_goes_on_when_the_server_was_away(
+    cli: Cli, digits: str, bucket: str, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone in the first epoch: refused with the cause; back again: the same command goes on, to the same student."""
+    from kdpipe.stores.remote import client
+
+    assert cli("store", "push", digits, bucket).code == 0
+    run = ["distill", *STUDENT, "--store", bucket, "--loss", "kd", "--epochs", "1", "--out"]
+    assert cli(*run, "undisturbed", "--cache", "other").code == 0
+    with monkeypatch.context() as away:
+        away.setattr(client, "_RETRY_SECONDS", 0.2)
+        away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        refused = cli(*run, "run")
+        assert (refused.code, "cannot be reached" in refused.err) == (1, True)
+    assert cli(*run, "run").code == 0
+    assert json.loads(Path("run/config.json").read_text())["resolved"]["order"] == "chunks"
+    assert Path("run/student.safetensors").read_bytes() == Path("undisturbed/student.safetensors").read_bytes()
+
+
+def test_no_secret_is_ever_shown_or_kept(
+    cli: Cli, digits: str, bucket: str, server: SeaweedServer, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdpipe.stores.remote import client
+
+    assert cli("store", "push", digits, bucket).code == 0
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 0.2)
+    signed = f"{bucket.replace('s3:/', server.files)}?sig=SIGSECRET".replace("http://", "http://user:PASSSECRET@")
+    nowhere = "http://user:PASSSECRET@127.0.0.1:1/a.kd?sig=SIGSECRET"
+    outcomes = [
+        cli("store", "inspect", signed), cli("store", "ls", signed), cli("store", "pull", signed, "b.kd"),
+        cli("distill", *STUDENT, "--store", signed, "--loss", "kd", "--epochs", "1", "--out", "run"),
+    ]  # fmt: skip
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0, 0], [outcome.err for outcome in outcomes]
+    failing = [
+        cli("-v", *command)
+        for place in (nowhere, "s3://user:PASSSECRET@bucket/a?sig=SIGSECRET")
+        for command in (
+            ["store", "inspect", place], ["store", "ls", place], ["store", "pull", place, "c.kd"],
+            ["store", "push", digits, place], ["store", "verify", place],
+            ["distill", *STUDENT, "--store", place, "--loss", "kd", "--out", "run2"],
+        )
+    ]  # fmt: skip
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "WRONGSECRET")
+    failing += [cli("-v", "store", "push", digits, bucket), cli("-v", "store", "pull", bucket, "d2.kd")]
+    assert all(outcome.code in (1, 2, 3) for outcome in failing)
+    assert "403 SignatureDoesNotMatch" in failing[-1].err
+    said = "".join(outcome.out + outcome.err for outcome in (*outcomes, *failing))
+    kept = b"".join(path.read_bytes() for path in workplace.rglob("*") if path.is_file() and "aws" not in path.name)
+    for secret in ("SIGSECRET", "PASSSECRET", "WRONGSECRET", ACCESS_KEY, SECRET_KEY, "Traceback"):
+        assert secret not in said
+        assert secret.encode() not in kept
+
+
+def test_a_place_that_takes_a_folder_says_what_to_do_with_an_address(cli: Cli) -> None:
+    outcome = cli("store", "verify", "s3://team/a.kd")
+    assert outcome.code == 2
+    assert "s3://team/a.kd is an address" in outcome.err
+    assert "Pull the store first" in outcome.err
+
+
+def test_rows_and_views_from_the_command_line(cli: Cli, digits: str, workplace: Path) -> None:
+    pulled = cli("store", "pull", digits, "part.kd", "--rows", "20-40", "--views", "0", "--json")
+    assert pulled.code == 0, pulled.err
+    assert verify(workplace / "part.kd", deep=True).findings == ()
+    manifest = json.loads((workplace / "part.kd/manifest.json").read_text())
+    assert manifest["num_samples"] == 32, "rows 16 to 47: whole chunks"
+    assert json.loads(pulled.out)["store_id"] == manifest["store_id"]
+    wrong = cli("store", "pull", digits, "x.kd", "--rows", "40-20")
+    assert (wrong.code, "A-B" in wrong.err) == (2, True)
+
+
+def test_reading_processes_do_not_hang_beside_a_remote_store(cli: Cli, digits: str, bucket: str) -> None:
+    assert cli("store", "push", digits, bucket).code == 0
+    run = ["distill", *STUDENT, "--store", bucket, "--loss", "kd", "--epochs", "2", "--workers", "1", "--out", "run"]
+    outcome = cli(*run)
+    assert outcome.code == 0, outcome.err
