@@ -16,7 +16,7 @@ _OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milest
 @click.option("--store", type=StorePath(), help="The store, or its address; not needed with --loss ce alone.")
 @click.option("--student", required=True, metavar="SPEC", help="e.g. kdpipe:resnet8x4 or torchvision:resnet18.")
 @click.option("--loss", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
-              help="NAME,key=value (docs/losses.md) or python:MODULE:CLASS; may be repeated, losses are summed.")  # fmt: skip
+              help="NAME,key=value (docs/losses.md), or python:MODULE:CLASS; several are summed.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the run.")
 @click.option("--data", metavar="SPEC", help="The training data; by default what the store was made from.")
 @click.option("--val", metavar="SPEC", help="The data to validate on.")

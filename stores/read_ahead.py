@@ -1,7 +1,7 @@
 """Reading ahead: while batches are used, a thread brings the chunks that come next into memory."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -13,10 +13,10 @@ def read_ahead(
     batches: Iterable[BatchT],
     batch_size: int,
     windows: Iterator[tuple[int, np.ndarray]],
-    bring: Callable[[int], None],
+    bring: Callable[[int], object],
     *,
     skipped: int = 0,
-) -> Iterator[BatchT]:
+) -> Generator[BatchT, None, None]:
     """Give the batches, while a thread brings what they will need, at most one window ahead of them.
 
     Args:
@@ -40,7 +40,7 @@ def read_ahead(
 class _Thread(threading.Thread):
     """Brings window after window, waiting until the reader has begun the one before."""
 
-    def __init__(self, windows: Iterator[tuple[int, np.ndarray]], bring: Callable[[int], None], skipped: int) -> None:
+    def __init__(self, windows: Iterator[tuple[int, np.ndarray]], bring: Callable[[int], object], skipped: int) -> None:
         super().__init__(name="kdpipe-read-ahead", daemon=True)
         self._windows, self._bring = windows, bring
         self._read = self._skipped = skipped

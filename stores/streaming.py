@@ -36,8 +36,9 @@ Rows = np.ndarray | range
 def epoch_order(rows: Rows, chunk_rows: int, *, order: str, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch, as positions into ``rows``.
 
-    ``random`` sorts all rows by key. ``chunks`` sorts chunks by key, cuts them into windows of 16 or a few
-    more, and sorts the rows of each window by key, so that a cold disk reads whole chunks. ``sequential`` keeps the rows as they are.
+    ``random`` sorts all rows by key. ``chunks`` sorts chunks by key, cuts them into windows of 16 or a few more, and
+    sorts the rows of each window by key, so that a cold disk reads whole chunks. ``sequential`` keeps the rows as they
+    are.
 
     Args:
         rows: (M,) int64, ascending and without repetition: the store rows in use; ``range(N)`` for all.
@@ -211,7 +212,7 @@ def _chunks_by_key(chunks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def _windows(chunks: np.ndarray) -> list[np.ndarray]:
-    """n chunks as max(1, n // 16) windows whose lengths differ by one at most, the longer first: none is small."""
+    """Cut n chunks into max(1, n // 16) windows whose lengths differ by one at most, the longer first."""
     return np.array_split(chunks, max(1, len(chunks) // WINDOW_CHUNKS)) if len(chunks) else []
 
 

@@ -20,7 +20,10 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 70
 
 # what a command that only looks at a store must not wait for
-HEAVY = {"numcodecs", "pandas", "ray", "scipy", "sklearn", "torch", "torchmetrics", "torchvision", "xarray", "zarr"}
+HEAVY = {
+    "datasets", "numcodecs", "onnx", "onnxruntime", "pandas", "ray", "scipy", "sklearn", "timm", "torch", "torchmetrics",
+    "torchvision", "xarray", "zarr",
+}  # fmt: skip
 
 ONE_WAY = "imports run one way"
 NO_TORCH = "stores never imports torch"

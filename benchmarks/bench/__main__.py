@@ -26,7 +26,7 @@ PARTS = {
     "losses": ("losses", "run", False),
     "overhead": ("overhead", "run", False),
     "students": ("overhead", "students", False),
-    "extraction": ("extraction", "run", False),
+    "extraction": ("bare_loop", "run", False),
     "onnx": ("onnx_teacher", "run", False),
     "startup": ("startup", "run", True),
     "growth": ("growth", "run", True),

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import extraction
+import bare_loop
 import losses
 import overhead
 import startup
@@ -42,7 +42,7 @@ def _figures() -> Iterator[tuple[str, float, float, bool]]:
         for loss in overhead.LOSSES:
             bound = 1 + 2 * (overhead.TARGETS[loss, record["classes"]] - 1)
             yield f"a step with {loss}, C={record['classes']}", record[f"{loss} / labels only"]["median"], bound, False
-    for record in extraction.run(0.2):
+    for record in bare_loop.run(0.2):
         yield f"extract / bare loop, C={record['classes']}", record["extract / bare loop"]["median"], 1.06, False
 
 

@@ -85,7 +85,7 @@ def _lmdb(place: Path, num_classes: int) -> Iterator[Read]:
 
         def read(rows: np.ndarray) -> np.ndarray:
             for place_, row in enumerate(rows.tolist()):
-                out[place_] = np.frombuffer(reading.get(b"%09d" % row), np.float16)
+                out[place_] = np.frombuffer(reading.get(b"%09d" % row, b""), np.float16)
             return out
 
         yield read

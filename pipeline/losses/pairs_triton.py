@@ -2,6 +2,8 @@
 
 # Shapes: B batch, C classes.
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -17,9 +19,8 @@ def pair_losses(scores: Tensor, num_above: int, ties: Tensor | None) -> tuple[Te
     blocks = triton.cdiv(num_classes, _BLOCK)
     losses, gradient = scores.new_empty(batch, blocks), torch.empty_like(scores)
     kept_ties = scores if ties is None else ties.to(torch.int32).contiguous()  # not read where there are none
-    _kernel[(batch, blocks)](
-        scores, kept_ties, losses, gradient, num_classes, num_above, HAS_TIES=ties is not None, BLOCK=_BLOCK
-    )
+    constants: dict[str, Any] = {"HAS_TIES": ties is not None, "BLOCK": _BLOCK}
+    _kernel[(batch, blocks)](scores, kept_ties, losses, gradient, num_classes, num_above, **constants)
     return losses.sum(1), gradient
 
 

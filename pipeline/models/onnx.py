@@ -78,7 +78,7 @@ class OnnxNetwork(nn.Module):
         self.version: str = onnxruntime.__version__
         graph = _read(path).graph
         weights = list(_tensors(graph))
-        self._path, self._log = path, bool(options.log)
+        self._log = bool(options.log)
         self.checksum = _checksum(path, _outside_files(path, weights))
         self.num_parameters = sum(math.prod(tensor.dims) for tensor in graph.initializer)
         half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

@@ -48,7 +48,7 @@ def load_timm(
     """
     try:
         import timm  # takes seconds to import: only where it is asked for
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
     except ImportError:
         raise missing_extra("timm", f"The network timm:{name}") from None
     names = {*timm.list_models(), *timm.list_pretrained()}

@@ -1,6 +1,7 @@
 """What a teacher does for itself: batches that fit, and runtimes by name."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,13 +66,13 @@ def test_a_compiled_teacher_is_another_setting(tmp_path: Path, monkeypatch: pyte
     # the code generator needs a compiler of its own, which a test machine may lack
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: compile_(module, backend="eager"))
-    config = {"data": "digits", "teacher": "python:small_teacher:teacher"}
+    config: dict[str, Any] = {"data": "digits", "teacher": "python:small_teacher:teacher"}
     plain = extract(ExtractConfig(out=tmp_path / "a.kd", **config)).manifest
     compiled = extract(ExtractConfig(out=tmp_path / "b.kd", runtime="compile", **config)).manifest
     assert (plain.precision, compiled.precision) == ("fp32", "fp32/compile")
     assert plain.store_id != compiled.store_id
-    logits = [open_store(tmp_path / name).read(np.arange(50))["logits"] for name in ("a.kd", "b.kd")]
-    np.testing.assert_allclose(*logits, atol=1e-3)
+    one, other = (open_store(tmp_path / name).read(np.arange(50))["logits"] for name in ("a.kd", "b.kd"))
+    np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_factorised_wants_the_plain_network(tmp_path: Path) -> None:

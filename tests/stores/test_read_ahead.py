@@ -48,7 +48,7 @@ def test_an_epoch_gone_on_with_brings_only_what_is_left():
 
 def test_a_slow_disk_does_not_hold_the_batches():
     gate = threading.Event()
-    batches = read_ahead(range(20), BATCH, windows(), lambda chunk: gate.wait(5) or None)
+    batches = read_ahead(range(20), BATCH, windows(), lambda chunk: gate.wait(5))
     assert [next(batches) for _ in range(20)] == list(range(20))
     gate.set()
     batches.close()

@@ -19,7 +19,7 @@ def case(batch, classes, spread, seed=0):
 
 def both(loss, student):
     """Value and gradient, by the compiled kernel and by the formulas."""
-    results = []
+    results: list[tuple[float, torch.Tensor]] = []
     for leaf in (student.clone().requires_grad_(), student.double().requires_grad_()):
         value = loss(leaf)
         value.backward()
@@ -37,7 +37,7 @@ def both(loss, student):
     calibrated=st.booleans(),
 )
 def test_they_are_the_formulas(shape, spread, temperature, alpha, beta, calibrated):
-    student, teacher, groups = case(*shape, spread)
+    student, teacher, groups = case(shape[0], shape[1], spread)
     mass = torch.tensor([0.5, 0.3, 0.1, 0.1]) if calibrated else None
 
     def kd_loss(logits):

@@ -56,9 +56,9 @@ def test_every_kernel_gives_the_sums_of_the_formula(kernel, dtype, spread, tied,
     losses, gradient = reference(scores.double().numpy(), num_above, kept)
     got, got_gradient = pairs.pair_losses(scores, num_above, ties, True)
     assert got.dtype == got_gradient.dtype == dtype
-    exact = {"rtol": 1e-11, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 3e-6, "atol": 1e-5}
-    np.testing.assert_allclose(got.double().numpy(), losses, **exact)
-    np.testing.assert_allclose(got_gradient.double().numpy(), gradient, **exact)
+    rtol, atol = (1e-11, 1e-11) if dtype == torch.float64 else (3e-6, 1e-5)
+    np.testing.assert_allclose(got.double().numpy(), losses, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(got_gradient.double().numpy(), gradient, rtol=rtol, atol=atol)
 
 
 def test_numba_leaves_what_it_cannot_hold_to_torch():

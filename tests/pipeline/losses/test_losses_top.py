@@ -26,7 +26,7 @@ def stored(teacher: torch.Tensor, k: int, temperature: float) -> dict[str, Any]:
     """What a top-k store holds of these logits, by other means."""
     values = teacher.numpy() / temperature
     top = teacher.sort(dim=1, descending=True)
-    groups = [special.logsumexp(values[:, GROUPS.numpy() == group], axis=1) for group in range(3)]
+    groups = [np.asarray(special.logsumexp(values[:, GROUPS.numpy() == group], axis=1)) for group in range(3)]
     return {
         "top_classes": top.indices[:, :k].to(torch.uint8),
         "top_logits": top.values[:, :k],

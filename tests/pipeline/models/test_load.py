@@ -58,7 +58,9 @@ def torch_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["kdpip:resnet8x4", "hub:resnet50", "resnet8x4"])
 def test_an_unknown_scheme_lists_the_others(text):
-    with pytest.raises(UsageError, match=r"Unknown model scheme.*Known: export, kdpipe, onnx, python, timm, torchvision\."):
+    with pytest.raises(
+        UsageError, match=r"Unknown model scheme.*Known: export, kdpipe, onnx, python, timm, torchvision\."
+    ):
         load(text)
 
 

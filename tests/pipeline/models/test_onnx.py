@@ -148,6 +148,23 @@ def test_logits_have_no_logarithm(tmp_path: Path) -> None:
         load(make(tmp_path / "t.onnx"), log="true")(images(2))
 
 
+def test_without_a_build_for_the_gpu_it_runs_on_the_cpu_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "CUDAExecutionProvider" in sys.modules["onnxruntime"].get_available_providers():
+        pytest.skip("onnxruntime was built for the GPU")
+    teacher = load_teacher(
+        f"onnx:{make(tmp_path / 't.onnx')}",
+        load_data("digits"),
+        preprocess=None,
+        device=torch.device("cuda"),
+        precision="fp16",
+    )
+    assert (str(teacher.device), teacher.precision, teacher.runtime) == ("cpu", "fp32", "onnx")
+    assert "the teacher runs on the CPU" in caplog.text
+    np.testing.assert_allclose(teacher.logits(images(3), 10).numpy(), expected(images(3)), rtol=1e-5, atol=1e-5)
+
+
 def test_inputs_that_do_not_fit_are_told_apart(tmp_path: Path) -> None:
     samples = load_data("digits")
     teacher = load_teacher(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kdpipe.stores import CorruptStoreError, KdpipeError, Store, UsageError, open_store
+from kdpipe.stores import CorruptStoreError, KdpipeError, Store, UsageError, files, open_store
 from kdpipe.stores.layout import CLASSES, array_file, receipt_file, samples_file
 from kdpipe.stores.remote import cache as cache_module
 from kdpipe.stores.remote import client
@@ -231,7 +231,7 @@ def test_what_is_read_from_the_cache_counts_as_used(url: str) -> None:
 def test_a_full_disk_is_said_and_what_was_read_is_right(
     url: str, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    written, write = [0], cache_module.write_file
+    written, write = [0], files.write_file
 
     def quota(root: Path, relative: str, data: bytes | memoryview) -> Any:
         written[0] += len(data)

@@ -33,7 +33,7 @@ def run(scale: float = 1.0) -> list[dict[str, Any]]:
 
 def _measure(num_classes: int, device: torch.device, scale: float) -> dict[str, Any]:
     num = max(1024, int(8192 * scale))
-    data, teacher_spec = f"synthetic:,num={num},classes={num_classes}", "python:extraction:make_teacher"
+    data, teacher_spec = f"synthetic:,num={num},classes={num_classes}", "python:bare_loop:make_teacher"
     precision = pick_precision("auto", device, on_gpu="fp16")
     samples = load_data(data)
     teacher = load_teacher(teacher_spec, samples, preprocess=None, device=device, precision=precision)
