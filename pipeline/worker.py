@@ -145,38 +145,42 @@ class ChunkWorker:
         )
 
     def _add(self, chunk: _Chunk, start: int, logits: Tensor, features: Tensor | None, batch: Batch) -> None:
-        """Check a batch's logits, and put what they say into its place in the chunk."""
-        values = logits if features is None else features
-        self._check(logits, values, batch.positions)
+        """Check a batch's logits, and put what they say into its place in the chunk.
+
+        In NumPy and in this thread alone: torch would wake threads that fight the teacher's for the same cores.
+        """
+        order = None if logits.device.type == "cpu" else _rank_on_device(logits)
+        on_cpu = logits.cpu().numpy()
+        values = on_cpu if features is None else features.cpu().numpy()
+        self._check(on_cpu, values, batch.positions)
         place = slice(start, start + len(logits))
-        log_probs = logits.log_softmax(1)
-        chunk.confidence[place] = log_probs.amax(1).exp().cpu().numpy()
-        chunk.entropy[place] = -(log_probs.exp() * log_probs).nan_to_num().sum(1).cpu().numpy()
+        chunk.confidence[place], chunk.entropy[place] = _confidence_and_entropy(on_cpu)
         if self._codec is not None:
-            for name, rows in self._codec.encode(values.cpu().numpy(), self._class_groups).items():
+            for name, rows in self._codec.encode(values, self._class_groups).items():
                 chunk.arrays[name][place] = rows
         # the top class is needed in any case; ranks cost the same sort
-        order = _rank(logits)
+        order = rank_classes(on_cpu) if order is None else order
         if (ranks := chunk.arrays.get("ranks")) is not None:
             ranks[place] = order[:, : ranks.shape[1]]
         chunk.top1[place] = order[:, 0]
         chunk.digests.update(batch.digests)
 
-    def _check(self, logits: Tensor, values: Tensor, positions: np.ndarray) -> None:
+    def _check(self, logits: np.ndarray, values: np.ndarray, positions: np.ndarray) -> None:
         """Refuse values that cannot be stored, and logits that say nothing, before any of their chunk is written."""
         limit = _FLOAT32_MAX if self._codec is None else self._codec.largest
-        bad = ~(values.abs().amax(1) <= limit) | ~logits.isfinite().all(1)  # NaN compares false
-        bad |= logits.amax(1) == logits.amin(1)
-        if not bool(bad.any()):
+        largest, smallest = logits.max(1), logits.min(1)
+        is_storable = np.abs(values).max(1) <= limit  # NaN compares false
+        bad = ~is_storable | ~(np.isfinite(largest) & np.isfinite(smallest)) | (largest == smallest)
+        if not bad.any():
             return
-        rows = np.flatnonzero(bad.cpu().numpy())
+        rows = np.flatnonzero(bad)
         names = ", ".join(self._samples.sample_ids[int(positions[row])].as_py() for row in rows[:5])
         names += f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         what, logits, values = "logits", logits[bad], values[bad]
-        if not bool(logits.isfinite().all() & values.isfinite().all()):
+        if not (np.isfinite(logits).all() and np.isfinite(values).all()):
             problem = f"are not finite (NaN or infinite) for {names}"
             cure = f"Check the weights and the samples{self._precision_hint}."
-        elif bool((values.abs() > limit).any()):
+        elif (np.abs(values) > limit).any():
             what = "logits" if self._layer is None else "features"
             problem = f"pass {self._codec}'s largest number, {limit:g}, for {names}"
             cure = "Store them with --codec float32."
@@ -216,8 +220,14 @@ def digest_rows(rows: range) -> np.ndarray:
     return np.unique(np.linspace(rows.start, rows.stop - 1, DIGESTS_PER_CHUNK).round().astype(np.int64))
 
 
-def _rank(logits: Tensor) -> np.ndarray:
-    """(B, C) class ids, best first, equal logits by class id; on a GPU sorted there."""
-    if logits.device.type == "cpu":
-        return rank_classes(logits.numpy())
+def _confidence_and_entropy(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The softmax's largest probability and its entropy in nats: (B,) each."""
+    shifted = logits - logits.max(1, keepdims=True)
+    weights = np.exp(shifted)
+    total = weights.sum(1)
+    return 1 / total, np.log(total) - np.einsum("bc,bc->b", weights, shifted) / total
+
+
+def _rank_on_device(logits: Tensor) -> np.ndarray:
+    """(B, C) class ids, best first, equal logits by class id."""
     return torch.sort(logits, dim=1, descending=True, stable=True).indices.to(torch.int32).cpu().numpy()

@@ -9,8 +9,8 @@ from typing import Any
 import numba
 import torch
 
-# numbers to work on for which waking another thread (tens of microseconds) pays
-_WORTH_THREADS = 2**16
+# numbers to work on for which waking another thread pays: it has to take its core from torch's, which wait busily
+_WORTH_THREADS = 2**22
 
 
 def compiled(function: Callable[..., Any]) -> Any:
