@@ -1,6 +1,7 @@
 """Crop and flip: torchvision's own cuts, numbers that give them back exactly, statistics, one by one as in batches."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_a_cut_is_torchvisions(crop: Crop) -> None:
     geometry = drawn(crop, 20, 24, 30)
     for i, image in enumerate(images):
         left, top, right, bottom = crop.windows(keys(20)[i : i + 1], np.array([24]), np.array([30]))[0].tolist()
-        for picture in (image, Image.fromarray(image.permute(1, 2, 0).numpy())):
+        pictures: list[Any] = [image, Image.fromarray(image.permute(1, 2, 0).numpy())]
+        for picture in pictures:
             wanted = functional.pil_to_tensor(picture) if isinstance(picture, Image.Image) else picture
             if isinstance(crop, PaddedCrop):
                 wanted = functional.pad(wanted, [4])[:, top + 4 : bottom + 4, left + 4 : right + 4]
@@ -84,7 +86,7 @@ def test_a_batch_is_its_images_one_by_one(
 ) -> None:
     size = min(size, side)
     images = noise(max(count, 1), side, side + 3, channels)
-    geometry = drawn(PaddedCrop(size=size, padding=padding), len(images), side, side + 3)
+    geometry = drawn(PaddedCrop(size=size, padding=min(padding, size - 1)), len(images), side, side + 3)
     result = size + 5 if other_size else size
     batch = apply_batch(images, geometry, result)
     assert batch.dtype == torch.uint8
@@ -100,6 +102,15 @@ def test_another_size_shows_the_same_part_of_the_image() -> None:
         coarse = apply(small, geometry.one(i), 16).float()
         fine = functional.resize(apply(smooth, geometry.one(i), 32).float(), [16, 16], antialias=True)
         assert float((coarse - fine).abs().mean()) < 4
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_on_an_image_of_any_size_a_window_touches_it(height: int, width: int, seed: int) -> None:
+    geometry = drawn(PaddedCrop(size=32, padding=31), 8, 32, 32, seed=seed)
+    left, top, right, bottom = geometry.windows(np.full(8, height), np.full(8, width)).T
+    assert ((left < right) & (left < width) & (right > 0) & (top < bottom) & (top < height) & (bottom > 0)).all()
+    for i, image in enumerate(noise(8, height, width)):
+        assert apply(image, geometry.one(i), 6).shape == (3, 6, 6)
 
 
 def test_all_corners_are_as_likely() -> None:
