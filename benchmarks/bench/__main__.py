@@ -5,33 +5,20 @@
 BENCH_SCALE (default 1) scales sizes and rounds; without a scale of 1 the document is not written, only printed.
 """
 
-import importlib
 import json
 import os
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import report
 from measure import in_child
+from parts import PARTS, describe_machine, run_part
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-# part -> module, function, whether it wants a folder for its files
-PARTS = {
-    "streaming": ("streaming", "run", True),
-    "streaming-memory": ("streaming", "memory", True),
-    "shuffling": ("shuffling", "run", False),
-    "losses": ("losses", "run", False),
-    "overhead": ("overhead", "run", False),
-    "students": ("overhead", "students", False),
-    "extraction": ("bare_loop", "run", False),
-    "onnx": ("onnx_teacher", "run", False),
-    "startup": ("startup", "run", True),
-    "growth": ("growth", "run", True),
-    "remote": ("remote", "run", False),
-}
 
 
 def main(names: list[str]) -> None:
@@ -41,7 +28,8 @@ def main(names: list[str]) -> None:
     for name in names or PARTS:
         started = time.perf_counter()
         print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
-        records = in_child(run_part, name, scale)
+        with _environment(name):
+            records = in_child(run_part, name, scale)
         seconds = time.perf_counter() - started
         print(f"{seconds:.0f} s", file=sys.stderr)
         result = {"part": name, "scale": scale, "seconds": seconds, "machine": environment, "records": records}
@@ -52,50 +40,20 @@ def main(names: list[str]) -> None:
         else:
             print(json.dumps(records, indent=1))
     if scale == 1:
-        importlib.import_module("report").write()
+        report.write()
 
 
-def run_part(name: str, scale: float) -> list[dict[str, Any]]:
-    """The records of one part."""
-    module, function, wants_folder = PARTS[name]
-    run = getattr(importlib.import_module(module), function)
-    if not wants_folder:
-        records = run(scale)
-    else:
-        with tempfile.TemporaryDirectory(prefix="kdpipe-bench-") as folder:
-            records = run(Path(folder), scale)
-    return records if isinstance(records, list) else [records]
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, memory, device and versions, for every results file."""
-    from importlib.metadata import version
-
-    import torch
-    from kdpipe.stores.reader import physical_memory
-
-    gpu = torch.cuda.is_available()
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": "gpu" if gpu else "cpu",
-        "gpu": torch.cuda.get_device_name() if gpu else None,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(physical_memory() / 1e9),
-        "system": f"{os.uname().sysname} {os.uname().release.split('-')[0]}",
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "versions": {name: version(name) for name in ("torch", "numpy", "zarr", "pyarrow", "numba", "onnxruntime")},
-        "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
+@contextmanager
+def _environment(name: str) -> Iterator[None]:
+    """Without the allocator's settings for the part that measures what they do."""
+    settings = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}
+    for key in settings if name == "onnx" else ():
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(settings)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
     main(sys.argv[1:])

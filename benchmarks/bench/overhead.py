@@ -49,14 +49,14 @@ def run(scale: float = 1.0, students: Sequence[str] = STUDENTS) -> list[dict[str
 
 def _steps(student: str, num_classes: int, scale: float) -> dict[str, Any]:
     """Epochs of a few steps, in turns: labels only, and with each loss from the store."""
-    num_steps = max(4, int((12 if student == "resnet8x4" else 40) * scale))
+    num_steps = max(4, int((6 if student == "resnet8x4" else 40) * scale))
     data = f"synthetic:,num={BATCH_SIZE * num_steps},classes={num_classes}"
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "a.kd"
         extract(ExtractConfig(data=data, teacher="python:overhead:make_linear", out=store))
         trainers = {"ce": _trainer(student, data, None, "ce")}
         trainers |= {loss: _trainer(student, data, store, loss) for loss in LOSSES}
-        seconds = take_turns({name: _epoch(trainer) for name, trainer in trainers.items()}, max(5, int(11 * scale)))
+        seconds = take_turns({name: _epoch(trainer) for name, trainer in trainers.items()}, max(5, int(7 * scale)))
     return {
         "student": student,
         "classes": num_classes,
@@ -102,7 +102,7 @@ def students(scale: float = 1.0) -> dict[str, Any]:
 
     A student sees the data ``epochs`` times; the break-even is where extraction has paid for itself.
     """
-    num, epochs = max(1024, int(4096 * scale)), 3
+    num, epochs = max(1024, int(2048 * scale)), 3
     data, device = f"synthetic:,num={num},classes=100", pick_device("auto")
     samples = load_data(data)
     teacher = load_teacher("python:overhead:make_teacher", samples, preprocess=None, device=device, precision="fp32")
@@ -120,7 +120,7 @@ def students(scale: float = 1.0) -> dict[str, Any]:
                                  positions=stored.data.positions, targets=live_targets,
                                  class_groups=stored.data.class_groups)  # fmt: skip
         live = _train("resnet8x4", 100, live_data, stored.objective, device)
-        seconds = take_turns({"store": _epoch(stored), "live": _epoch(live)}, max(3, int(5 * scale)))
+        seconds = take_turns({"store": _epoch(stored), "live": _epoch(live)}, 3)
     from_store, with_teacher = (spread(seconds[name])["median"] * epochs for name in ("store", "live"))
     return {
         "teacher": "kdpipe:resnet32x4",

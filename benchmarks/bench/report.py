@@ -34,7 +34,7 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
     "losses": (
         "The losses",
         "Forward and backward. GRKD against broadcasting all pairs of classes; KD and LTKD against one log-softmax of "
-        "both inputs.",
+        "both inputs, forward and backward too.",
     ),
     "overhead": (
         "What a store costs a training step",

@@ -1,5 +1,6 @@
 """Made-up data: images in memory, logits of clustered classes, and stores written without a teacher."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +30,21 @@ class SyntheticOptions:
 def synthetic(spec: Spec) -> Samples:
     """Noise images, labels in turn."""
     options = spec.into(SyntheticOptions)
-    shape = (options.num, options.size, options.size, 3)
     labels = np.arange(options.num) % options.classes
     return Samples(
         spec=str(spec),
-        items=ArrayItems(np.random.default_rng(0).integers(0, 256, shape, np.uint8)),
+        items=_noise(options.num, options.size),
         indices=np.arange(options.num),
         sample_ids=pa.array(map(str, range(options.num)), pa.string()),
         labels=labels,
         class_names=tuple(map(str, range(options.classes))),
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _noise(num: int, size: int) -> ArrayItems:
+    """Made once: what it costs to make noise is not measured."""
+    return ArrayItems(np.random.default_rng(0).integers(0, 256, (num, size, size, 3), np.uint8))
 
 
 def logits(generator: np.random.Generator, num: int, num_classes: int) -> np.ndarray:
