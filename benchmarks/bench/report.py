@@ -124,7 +124,7 @@ def _number(value: float) -> str:
 
 def _plot(name: str, device: str, heading: str, records: Sequence[dict[str, Any]]) -> str:
     """Draw a section's plot; returns the line that shows it."""
-    from matplotlib.figure import Figure  # only the document needs it
+    from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]  (only the document needs it)
 
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     alternative = PLOTS[name](figure.add_subplot(), records)

@@ -53,7 +53,7 @@ def _zarr(place: Path, _: int) -> Iterator[Read]:
 
 
 def _h5py(place: Path, num_classes: int) -> Iterator[Read]:
-    import h5py
+    import h5py  # pyright: ignore[reportMissingImports]
 
     path = place / "logits.h5"
     if not path.exists():
@@ -71,7 +71,7 @@ def _h5py(place: Path, num_classes: int) -> Iterator[Read]:
 
 
 def _lmdb(place: Path, num_classes: int) -> Iterator[Read]:
-    import lmdb
+    import lmdb  # pyright: ignore[reportMissingImports]
 
     path = place / "logits.lmdb"
     flat = np.load(place / "flat.npy", mmap_mode="r")

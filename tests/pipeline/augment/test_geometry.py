@@ -71,7 +71,7 @@ def test_a_cut_is_torchvisions(crop: Crop) -> None:
                 wanted = functional.pad(wanted, [4])[:, top + 4 : bottom + 4, left + 4 : right + 4]
             else:
                 box = (top, left, bottom - top, right - left)
-                wanted = functional.resized_crop(picture, *box, [24, 24], antialias=True)
+                wanted = functional.resized_crop(picture, *box, [24, 24], antialias=True)  # pyright: ignore
                 wanted = wanted if isinstance(wanted, torch.Tensor) else functional.pil_to_tensor(wanted)
             if geometry.flips[i]:
                 wanted = functional.horizontal_flip(wanted)
