@@ -12,6 +12,7 @@ The classes lie group by group; KD is the case of one group. With ``q_G`` the st
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _SMALLEST = np.float32(-87.0)  # exp of it is the smallest normal float32, nearl
 _C3, _C4, _C5, _C6 = np.float32(1 / 6), np.float32(1 / 24), np.float32(1 / 120), np.float32(1 / 720)
 _MANTISSA_BITS = 23
 _ALL_BUT_SIGN, _LOWEST = np.int32(2**31 - 1), np.int32(-(2**31))
+# a row is padded to a multiple of this: the numbers that a loop works on at once, for all processors of today
+_LANES = 32
 
 
 def group_divergence(
@@ -50,91 +53,116 @@ def group_divergence(
     Returns:
         The loss, and (B, C) float32.
     """
-    batch, groups = len(student), len(sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-    q, p, gradient = (np.empty_like(student) for _ in range(3))
-    log_q, log_p, within, losses = (
-        np.empty((batch, groups)),
-        np.empty((batch, groups)),
-        np.empty(batch),
-        np.empty(batch),
-    )
-    scale = np.float32(1 / temperature)
+    (batch, classes), groups = student.shape, len(sizes)
+    starts = _group_starts(tuple(sizes))
+    padded = -(-classes // _LANES) * _LANES
+    q, p, gradient = (np.empty((batch, width), np.float32) for width in (padded, padded, classes))
+    of_q, of_p = np.empty((2, batch, groups), np.float32)
+    log_q, log_p = np.empty((2, batch, groups))
+    within, losses = np.empty((2, batch))
+    scale, per_sample = np.float32(1 / temperature), np.float32(temperature / batch)
 
     def first(start: int, stop: int) -> None:
         _softmaxes(
-            student, student.view(np.int32), teacher, teacher.view(np.int32), q, q.view(np.int32), p, p.view(np.int32),
-            starts, scale, np.uint64(start), np.uint64(stop), log_q, log_p, within,
+            student, student.view(np.int32), teacher, teacher.view(np.int32), starts, scale,
+            np.uint64(start), np.uint64(stop), q, p, of_q, of_p, log_q, log_p, within,
         )  # fmt: skip
 
     def second(start: int, stop: int) -> None:
-        part = np.uint64(start), np.uint64(stop)
-        per_sample = np.float32(temperature / batch)
-        _balance(q, p, log_q, log_p, mass, within, starts, alpha, beta, per_sample, *part, losses, gradient)
+        _balance(
+            q, p, of_q, of_p, log_q, log_p, mass, within, starts, alpha, beta, per_sample,
+            np.uint64(start), np.uint64(stop), losses, gradient,
+        )  # fmt: skip
 
-    share_rows(first, batch, student.shape[1])
+    share_rows(first, batch, classes)
     mass = _batch_mass(log_p) if log_mass is None else log_mass
-    share_rows(second, batch, student.shape[1])
+    share_rows(second, batch, classes)
     return temperature**2 * float(losses.mean()), gradient
 
 
-def _batch_mass(log_p: np.ndarray) -> np.ndarray:
-    """The logarithms of the batch's group masses, (P,), summed over the batch."""
-    log_p = log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True)
-    largest = log_p.max(0)
-    return largest + np.log(np.exp(log_p - largest).sum(0))
+@lru_cache(maxsize=8)
+def _group_starts(sizes: tuple[int, ...]) -> np.ndarray:
+    """(P + 1,) where the columns of each group begin, and end."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
 
 
 @compiled
-def _exponentials(values, bits, out, out_bits, power, row, first, last, scale):
-    """``exp(scale (values - largest))`` into ``out``; returns the largest, and the sum of what is written.
+def _batch_mass(log_p):
+    """The logarithms of the batch's group masses, (P,), summed over the batch."""
+    total, largest = np.empty(log_p.shape[0]), np.full(log_p.shape[1], -np.inf)
+    for row in range(log_p.shape[0]):
+        total[row] = _logsumexp(log_p, row)
+        for g in range(log_p.shape[1]):
+            largest[g] = max(largest[g], log_p[row, g] - total[row])
+    mass = np.zeros(log_p.shape[1])
+    for g in range(log_p.shape[1]):
+        for row in range(log_p.shape[0]):
+            mass[g] += _exponential(np.float32(log_p[row, g] - total[row] - largest[g]))
+    return largest + np.log(mass)
 
-    Bits that are compared as integers of the same order, and powers of two that are added to bits, keep the loops
-    free of branches. The polynomial's error, of degree 6 on [-ln 2 / 2, ln 2 / 2], is below float32's. A value that
-    is not finite makes the sum NaN.
+
+@compiled
+def _exponential(x):
+    """``exp(x)``, above the smallest normal number.
+
+    A power of two that is added to the bits keeps the loops around it free of branches. The polynomial's error, of
+    degree 6 on [-ln 2 / 2, ln 2 / 2], is below float32's.
     """
-    best = _LOWEST
-    total = _ZERO
+    x = max(x, _SMALLEST)
+    k = np.floor(x * _LOG2E + _HALF)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    y = _ONE + r * (_ONE + r * (_HALF + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
+    return np.int32(np.float32(y).view(np.int32) + np.int32(np.int32(k) << _MANTISSA_BITS)).view(np.float32)
+
+
+@compiled
+def _below_largest(values, bits, row, first, last, scale, out):
+    """``scale (values - largest)`` into ``out``; returns the largest: NaN if a value is not finite.
+
+    Bits that are compared as integers of the same order let LLVM use vector instructions.
+    """
+    best, none = _LOWEST, _ZERO
     for c in range(first, last):
         ordered = bits[row, c] ^ ((bits[row, c] >> 31) & _ALL_BUT_SIGN)
         best = ordered if ordered > best else best
-        total += values[row, c] * _ZERO
-    largest = np.int32(best ^ ((best >> 31) & _ALL_BUT_SIGN)).view(np.float32)
+        none += values[row, c] * _ZERO
+    largest = np.int32(best ^ ((best >> 31) & _ALL_BUT_SIGN)).view(np.float32) + none
     for c in range(first, last):
-        x = max((values[row, c] - largest) * scale, _SMALLEST)
-        k = np.floor(x * _LOG2E + _HALF)
-        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-        out[row, c] = _ONE + r * (_ONE + r * (_HALF + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
-        power[c] = np.int32(k)
-    for c in range(first, last):
-        out_bits[row, c] += power[c] << _MANTISSA_BITS
-    for c in range(first, last):
-        total += out[row, c]
-    return largest, total
+        out[c] = (values[row, c] - largest) * scale
+    return largest
 
 
 @compiled
 def _softmaxes(
-    student, student_bits, teacher, teacher_bits, q, q_bits, p, p_bits, starts, scale, start, stop, log_q, log_p, within
+    student, student_bits, teacher, teacher_bits, starts, scale, start, stop, q, p, of_q, of_p, log_q, log_p, within
 ):
-    """Both softmaxes within groups, the logarithms of the groups' sums, and the divergences within, summed."""
-    power = np.empty(student.shape[1], np.int32)
+    """Exponentials of both, what makes softmaxes within groups of them, log-sums of groups, and divergences within.
+
+    Groups may be short, and what is left over of a vector is slow: exponentials are taken of whole rows, padded.
+    """
+    x, y = np.full(q.shape[1], _SMALLEST), np.full(q.shape[1], _SMALLEST)
+    largest_q, largest_p = np.empty(log_q.shape[1], np.float32), np.empty(log_q.shape[1], np.float32)
     for row in range(start, stop):
-        within[row] = 0.0
         for g in range(log_q.shape[1]):
-            first, last = starts[g], starts[g + 1]
-            best_q, sum_q = _exponentials(student, student_bits, q, q_bits, power, row, first, last, scale)
-            best_p, sum_p = _exponentials(teacher, teacher_bits, p, p_bits, power, row, first, last, scale)
-            of_q, of_p, gap = _ONE / sum_q, _ONE / sum_p, _ZERO
-            for c in range(first, last):
-                q[row, c] *= of_q
-                weight = p[row, c] * of_p
-                p[row, c] = weight
-                gap += weight * (((teacher[row, c] - best_p) - (student[row, c] - best_q)) * scale)
+            largest_q[g] = _below_largest(student, student_bits, row, starts[g], starts[g + 1], scale, x)
+            largest_p[g] = _below_largest(teacher, teacher_bits, row, starts[g], starts[g + 1], scale, y)
+        for c in range(np.uint64(q.shape[1])):
+            q[row, c] = _exponential(x[c])
+        for c in range(np.uint64(q.shape[1])):
+            p[row, c] = _exponential(y[c])
+        total = 0.0
+        for g in range(log_q.shape[1]):
+            sum_q, sum_p, gap = _ZERO, _ZERO, _ZERO
+            for c in range(starts[g], starts[g + 1]):
+                sum_q += q[row, c]
+                sum_p += p[row, c]
+                gap += p[row, c] * (y[c] - x[c])
+            of_q[row, g], of_p[row, g] = _ONE / sum_q, _ONE / sum_p
             rest_q, rest_p = math.log(sum_q), math.log(sum_p)
-            within[row] += gap - rest_p + rest_q
-            log_q[row, g] = best_q * np.float64(scale) + rest_q
-            log_p[row, g] = best_p * np.float64(scale) + rest_p
+            total += gap * of_p[row, g] - rest_p + rest_q
+            log_q[row, g] = largest_q[g] * np.float64(scale) + rest_q
+            log_p[row, g] = largest_p[g] * np.float64(scale) + rest_p
+        within[row] = total
 
 
 @compiled
@@ -143,23 +171,25 @@ def _logsumexp(values, row):
     for g in range(values.shape[1]):
         largest = max(largest, values[row, g])
     for g in range(values.shape[1]):
-        total += math.exp(values[row, g] - largest)
+        total += _exponential(np.float32(values[row, g] - largest))
     return largest + math.log(total)
 
 
 @compiled
-def _balance(q, p, log_q, log_p, mass, within, starts, alpha, beta, per_sample, start, stop, losses, gradient):
+def _balance(
+    q, p, of_q, of_p, log_q, log_p, mass, within, starts, alpha, beta, per_sample, start, stop, losses, gradient
+):
     """The rebalanced masses, the loss and the gradient."""
-    of_p = per_sample * np.float32(beta)
     for row in range(start, stop):
         for g in range(mass.shape[0]):
             log_p[row, g] -= mass[g]
         all_q, all_p, cross = _logsumexp(log_q, row), _logsumexp(log_p, row), 0.0
         for g in range(mass.shape[0]):
             log_wanted, log_has = log_p[row, g] - all_p, log_q[row, g] - all_q
-            wanted = math.exp(log_wanted)
+            wanted = _exponential(np.float32(log_wanted))
             cross += wanted * (log_wanted - log_has)
-            of_q = per_sample * np.float32(alpha * (math.exp(log_has) - wanted) + beta)
+            share_q = per_sample * np.float32(alpha * (_exponential(np.float32(log_has)) - wanted) + beta) * of_q[row, g]
+            share_p = per_sample * np.float32(beta) * of_p[row, g]
             for c in range(starts[g], starts[g + 1]):
-                gradient[row, c] = q[row, c] * of_q - p[row, c] * of_p
+                gradient[row, c] = q[row, c] * share_q - p[row, c] * share_p
         losses[row] = alpha * cross + beta * within[row]
