@@ -27,8 +27,20 @@ def run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_plain_torch(store: Path) -> None:
-    losses = [float(line.split()[-1]) for line in run("plain_torch.py", store).splitlines()]
+@pytest.mark.parametrize(
+    ("script", "packages"),
+    [
+        ("plain_torch.py", []),
+        ("timm_loop.py", ["timm"]),
+        ("lightning_loop.py", ["lightning"]),
+        ("hf_trainer.py", ["transformers", "accelerate"]),
+    ],
+)
+def test_a_store_in_a_training_loop(store: Path, script: str, packages: list[str]) -> None:
+    for package in packages:
+        pytest.importorskip(package)
+    lines = [line for line in run(script, store).splitlines() if line.startswith("epoch ")]
+    losses = [float(line.split()[-1]) for line in lines]
     assert len(losses) == 5
     assert losses[-1] < losses[0]
 
