@@ -19,15 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = (
-    "fonts-tiresias fonts-adf-gillius fonts-adf-universalis fonts-adf-switzera fonts-adf-mekanus fonts-adf-verana "
-    "fonts-adf-ikarius fonts-adf-accanthis fonts-bpg-georgian fonts-league-mono fonts-arkpandora fonts-cabin "
-    "fonts-routed-gothic fonts-adf-irianis fonts-adf-tribun fonts-uralic fonts-league-spartan fonts-adf-romande "
-    "ttf-bitstream-vera fonts-klaudia-berenika fonts-jsmath fonts-jetbrains-mono fonts-go fonts-tuffy fonts-eurofurence "
-    "fonts-karla fonts-b612 fonts-dustin fonts-opendyslexic fonts-open-sans fonts-arundina fonts-myanmar fonts-clear-sans "
-    "fonts-sil-gentium-basic fonts-liberation fonts-sil-dai-banna fonts-linex fonts-stix fonts-georgewilliams fonts-inter "
-    "fonts-senamirmir-washra fonts-paratype fonts-vollkorn"
-).split()
+PACKAGES = (Path(__file__).parent / "glyph100-fonts.txt").read_text().split()
 CHARACTERS = "".join(map(chr, range(33, 127))) + "ßéçñøÆ"
 SIDE, FONT_SIZE, BASELINE = 32, 22, 23
 # a character so faint is blank, and a font of so few different pictures shows boxes
