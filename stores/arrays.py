@@ -17,8 +17,13 @@ ArrayName = Literal[
     "logsumexp",
     "group_logsumexp",
     "features",
+    "boxes",
+    "flips",
+    "mix_rows",
+    "mix_ratios",
+    "mix_cuts",
 ]
-DType = Literal["float16", "float32", "uint8", "uint16"]
+DType = Literal["float16", "float32", "uint8", "uint16", "uint32"]
 
 # what the last axis of each array counts; the other two are views and samples
 AXES: dict[str, str] = {
@@ -31,6 +36,11 @@ AXES: dict[str, str] = {
     "logsumexp": "temperature",
     "group_logsumexp": "temperature_and_group",
     "features": "feature",
+    "boxes": "left_top_right_bottom",
+    "flips": "flip",
+    "mix_rows": "partner",
+    "mix_ratios": "own_share",
+    "mix_cuts": "left_top_right_bottom",
 }
 ARRAY_NAMES = tuple(AXES)
 
@@ -48,7 +58,7 @@ class ArrayInfo:
     @property
     def item_bytes(self) -> int:
         """Bytes of one element."""
-        return {"float16": 2, "float32": 4, "uint8": 1, "uint16": 2}[self.dtype]
+        return {"float16": 2, "float32": 4, "uint8": 1, "uint16": 2, "uint32": 4}[self.dtype]
 
     @property
     def row_bytes(self) -> int:
@@ -57,8 +67,21 @@ class ArrayInfo:
 
     @property
     def fill_value(self) -> float | int:
-        """What a padded or missing element holds: NaN in numbers, the largest integer in codes and class ids."""
+        """What a padded or missing element holds: NaN in numbers, the largest integer in codes, ids and rows."""
         return float("nan") if self.dtype.startswith("float") else int(np.iinfo(self.dtype).max)
+
+
+# how the inputs of augmented views were drawn: crop box and flip, and where inputs are mixed their partners
+GEOMETRY_ARRAYS = (
+    ArrayInfo(name="boxes", dtype="float32", width=4),
+    ArrayInfo(name="flips", dtype="uint8", width=1),
+)
+MIXING_ARRAYS = (
+    ArrayInfo(name="mix_rows", dtype="uint32", width=1),
+    ArrayInfo(name="mix_ratios", dtype="float32", width=1),
+    ArrayInfo(name="mix_cuts", dtype="float32", width=4),
+)
+VIEW_ARRAYS: dict[str, ArrayInfo] = {array.name: array for array in (*GEOMETRY_ARRAYS, *MIXING_ARRAYS)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,17 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
-from .arrays import ArrayInfo, ConstantInfo, class_dtype
+from .arrays import VIEW_ARRAYS, ArrayInfo, ConstantInfo, class_dtype
 from .codecs import Codec, Float16, Float32, LogitCodec, parse_codec
 from .errors import CorruptStoreError, RefusedError, UsageError
-from .files import Checksum, FileRecord, checksum, write_file
+from .files import Checksum, FileRecord, checksum, create_file, write_file
 from .layout import MANIFEST, Grid, receipt_file
+from .probe import LibraryProbe
 
 FORMAT_VERSION = "1.0"
 
@@ -28,6 +29,8 @@ Digest = Annotated[str, Meta(max_length=200)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 Buffer = bytes | memoryview
+PayloadFormat = Literal["zarr", "parquet", "parquet-lists"]
+PAYLOAD_FORMATS: tuple[PayloadFormat, ...] = get_args(PayloadFormat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +77,19 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """The store that a store was derived from.
+    """A store that a store was derived from.
 
     Attributes:
         store_id: of the parent.
         receipts: the checksum over the parent's receipts: it names the parent's content.
         change: what was done, in words.
+        parents: what the parent itself was derived from.
     """
 
     store_id: Digest
     receipts: Checksum | None
     change: Text
+    parents: Annotated[tuple["Parent", ...], Meta(max_length=256)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,9 @@ class Manifest:
     ``store_id`` is derived from what decides the content (data, teacher, input, arrays, order), so the same
     extraction has the same id wherever it is run. ``receipts`` is the checksum over all receipts of a
     finished store: it names the content itself. ``codec`` is None where logits are plain numbers and nothing is
-    compressed: the arrays then say all.
+    compressed: the arrays then say all. ``payload_format`` says how the arrays lie in files. ``augmentation`` says how
+    views are drawn, ``probe`` proves that libraries draw them as they did; both are None where inputs are as they come.
+    ``parents`` are empty for a store that an extraction made.
     """
 
     format_version: Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")] = FORMAT_VERSION
@@ -104,11 +111,14 @@ class Manifest:
     num_classes: Annotated[int, Meta(ge=2, le=65536)]
     num_views: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     chunk_rows: Positive
-    arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=8)]
+    arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=16)]
     codec: Text | None = None
+    payload_format: PayloadFormat = "zarr"
     dataset: DatasetInfo
     teacher: TeacherInfo
     preprocessing: dict[Text, Any]
+    augmentation: dict[Text, Any] | None = None
+    probe: LibraryProbe | None = None
     group_rule: Text
     order: Text = "dataset"
     precision: Text = "fp32"
@@ -122,7 +132,7 @@ class Manifest:
     licence: Text | None = None
     note: Text | None = None
     accuracy: Accuracy | None = None
-    parent: Parent | None = None
+    parents: Annotated[tuple[Parent, ...], Meta(max_length=256)] = ()
     files: Annotated[tuple[FileRecord, ...], Meta(max_length=64)] = ()
     receipts: Checksum | None = None
 
@@ -139,6 +149,11 @@ class Manifest:
     def array(self, name: str) -> ArrayInfo | None:
         """The array of that name, or None."""
         return next((array for array in self.arrays if array.name == name), None)
+
+    @property
+    def made_by(self) -> str:
+        """What to run again to go on with it, for a message."""
+        return "command" if self.parents else "`kdpipe extract`"
 
     @property
     def array_names(self) -> str:
@@ -169,7 +184,12 @@ class Manifest:
     @property
     def logit_arrays(self) -> tuple[ArrayInfo, ...]:
         """The arrays that hold the logits: those of the codec, or none."""
-        return tuple(array for array in self.arrays if array.name != "ranks")
+        return tuple(array for array in self.arrays if array.name != "ranks" and array.name not in VIEW_ARRAYS)
+
+    @property
+    def view_arrays(self) -> tuple[ArrayInfo, ...]:
+        """The arrays that say how the inputs of augmented views were drawn."""
+        return tuple(array for array in self.arrays if array.name in VIEW_ARRAYS)
 
     def _check_shape(self) -> None:
         if -(-self.num_samples // max(self.chunk_rows, 1)) * self.num_views > _MAX_CHUNKS:
@@ -183,6 +203,8 @@ class Manifest:
         wide_enough = ranks is None or (ranks.dtype in ("uint16", class_dtype(self.num_classes)))
         if ranks is not None and not (wide_enough and ranks.width <= self.num_classes):
             raise UsageError(f"{ranks} cannot hold the ranks of {self.num_classes} classes")
+        if strange := [a for a in self.view_arrays if a != VIEW_ARRAYS[a.name] or self.augmentation is None]:
+            raise UsageError(f"{strange[0]} cannot say how inputs were augmented")
         if others and others != (expected := codec.arrays(self.num_classes)):
             names = ", ".join(f"{array.name} {array.dtype} {array.width}" for array in expected)
             raise UsageError(f"the codec {codec} for {self.num_classes} classes has the arrays {names}")
@@ -214,8 +236,14 @@ class Manifest:
             "order": self.order,
             "precision": self.precision,
         }
+        if self.augmentation is not None:  # views can be added to an augmented store, which stays the same store
+            settings |= {"num_views": None, "augmentation": self.augmentation}
         if self.codec is not None:  # without one, a store has the id that it had before there were codecs
             settings["codec"] = self.codec
+        if self.payload_format != "zarr":  # likewise
+            settings["payload_format"] = self.payload_format
+        if self.parents:  # what was done to them decides the content
+            settings["parents"] = self.parents
         return msgspec.json.decode(msgspec.json.encode(settings))
 
     def identity(self) -> str:
@@ -235,6 +263,14 @@ class Manifest:
             UsageError: it breaks the limits of the format, so that nobody could read it.
         """
         write_file(root, MANIFEST, _readable(self, self.to_json()))
+
+    def create(self, root: Path) -> None:
+        """Write it unless one is there: another process may have been first.
+
+        Raises:
+            UsageError: as of :meth:`write`.
+        """
+        create_file(root, MANIFEST, _readable(self, self.to_json()))
 
     @classmethod
     def read(cls, root: Path) -> "Manifest":
@@ -264,7 +300,7 @@ class Manifest:
             raise CorruptStoreError(f"{place} does not match its own checksum: it was altered or cut. Restore it.")
         try:
             return msgspec.convert(body, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise CorruptStoreError(f"{place} is not a valid manifest: {error}. Restore it.") from None
 
 
@@ -284,7 +320,7 @@ class Receipt:
     view: Count
     start: Count
     stop: Count
-    files: Annotated[tuple[FileRecord, ...], Meta(max_length=8)]
+    files: Annotated[tuple[FileRecord, ...], Meta(max_length=16)]
     inputs: Annotated[tuple[InputDigest, ...], Meta(max_length=64)] = ()
 
     def to_json(self) -> bytes:
@@ -347,7 +383,7 @@ def fingerprint(values: Iterable[str]) -> str:
 def differences(one: Manifest, other: Manifest) -> list[str]:
     """The names of the settings in which two manifests differ."""
     left, right = one.settings(), other.settings()
-    return [name for name in left if left[name] != right[name]]
+    return [name for name in {**left, **right} if left.get(name) != right.get(name)]
 
 
 def replace(manifest: Manifest, **changes: Any) -> Manifest:

@@ -41,6 +41,30 @@ def classes_table(names: Sequence[str], counts: Sequence[int] | np.ndarray, grou
     return pa.table(arrays, schema=CLASSES_SCHEMA)
 
 
+def samples_table(
+    rows: range,
+    sample_ids: pa.Array,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    teacher_top1: np.ndarray,
+    teacher_confidence: np.ndarray,
+    teacher_entropy: np.ndarray,
+) -> pa.Table:
+    """The samples table of some rows, all (n,): what they are, and what the teacher says of them."""
+    columns = {
+        "row": np.arange(rows.start, rows.stop),
+        "sample_id": sample_ids,
+        "label": labels,
+        "group": groups,
+        "teacher_top1": teacher_top1,
+        "teacher_correct": teacher_top1 == labels,
+        "teacher_confidence": teacher_confidence,
+        "teacher_entropy": teacher_entropy,
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in SAMPLES_SCHEMA], schema=SAMPLES_SCHEMA)
+
+
 def to_parquet(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()

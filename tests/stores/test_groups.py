@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.pipeline.groups import assign_groups, group_names
 from kdpipe.stores.errors import UsageError
+from kdpipe.stores.groups import assign_groups, group_names
 
 NAMES = ["cat", "dog", "emu", "fox"]
 GROUPS = ["tail", "head", "medium", "head"]
@@ -54,6 +54,11 @@ def test_counts_take_the_limits_into_the_medium_group() -> None:
     assert group_names(groups) == ["head", "head", "medium", "medium", "medium", "tail", "tail"]
     assert rule == "counts:100,20"
     assert group_names(assign_groups("counts:20,20", counts, list("abcdefg"))[0])[3:6] == ["head", "medium", "tail"]
+
+
+def test_single_puts_all_classes_into_one_group() -> None:
+    groups, rule = assign_groups("single", np.array([9, 0, 1]), list("abc"))
+    assert (group_names(groups), rule) == (["head"] * 3, "single")
 
 
 @pytest.mark.parametrize("rule", ["counts:100", "counts:100,20,5", "counts:a,b", "counts:", "counts", "counts:20,100"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.pipeline.accuracy import AccuracyTally
+from kdpipe.stores.accuracy import AccuracyTally
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=60)
 

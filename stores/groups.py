@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..stores.arrays import GROUP_NAMES
-from ..stores.errors import UsageError, unknown
+from .arrays import GROUP_NAMES
+from .errors import UsageError, unknown
 
 
 def assign_groups(rule: str, class_counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, str]:
@@ -35,13 +35,15 @@ def assign_groups(rule: str, class_counts: np.ndarray, class_names: Sequence[str
     kind, _, location = rule.partition(":")
     if rule == "thirds":
         return _thirds(class_counts), rule
+    if rule == "single":
+        return np.zeros(len(class_counts), np.int64), rule
     if kind == "counts":
         return _by_counts(location, class_counts), rule
     path = Path(location if kind == "file" else rule)
     if path.suffix.lower() in (".csv", ".parquet"):
         groups = _from_file(path, class_names)
         return groups, f"file:{path.name}#{hashlib.sha256(groups.tobytes()).hexdigest()[:16]}"
-    raise unknown("group rule", rule, ["thirds", "counts:100,20", "FILE.csv", "FILE.parquet"])
+    raise unknown("group rule", rule, ["thirds", "counts:100,20", "single", "FILE.csv", "FILE.parquet"])
 
 
 def group_names(groups: np.ndarray) -> list[str]:

@@ -1,9 +1,13 @@
 """Accuracy overall, over classes and by class group, from counts that add up over batches and processes."""
 
+from pathlib import Path
+
 import numpy as np
 
-from ..stores.arrays import GROUP_NAMES
-from ..stores.manifest import Accuracy
+from .arrays import GROUP_NAMES
+from .layout import samples_file
+from .manifest import Accuracy, Manifest
+from .tables import SAMPLES_SCHEMA, read_parquet
 
 
 class AccuracyTally:
@@ -39,6 +43,25 @@ class AccuracyTally:
             balanced=float((self.correct[seen] / self.totals[seen]).mean()) if seen.any() else 0.0,
             **by_group,
         )
+
+
+def stored_accuracy(root: Path, manifest: Manifest, class_groups: np.ndarray) -> Accuracy:
+    """The teacher's accuracy on view 0, from the samples tables of a store, one row block at a time.
+
+    Args:
+        root: the folder of the store; all its chunks are there.
+        manifest: of the store.
+        class_groups: (C,) 0 head, 1 medium, 2 tail.
+
+    Raises:
+        CorruptStoreError: a table cannot be read.
+    """
+    grid, tally = manifest.grid, AccuracyTally(manifest.num_classes)
+    for block in range(grid.chunks_per_view):
+        columns = ["label", "teacher_top1"]
+        table = read_parquet(root / samples_file(block), SAMPLES_SCHEMA, len(grid.rows(block)), columns)
+        tally.add(table["label"].to_numpy(), table["teacher_top1"].to_numpy())
+    return tally.accuracy(class_groups)
 
 
 def _fraction(correct: np.ndarray, totals: np.ndarray) -> float | None:
