@@ -49,10 +49,16 @@ class Claim:
 
 
 class ChunkClaims:
-    """The claims of this process on the chunks of one store."""
+    """The claims of this process on the chunks of one store.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder of the store.
+        take_over: also take the chunks that others have claimed: a coordinator has given them to this process.
+    """
+
+    def __init__(self, root: Path, *, take_over: bool = False) -> None:
         self._folder = root / LOCKS
+        self._take_over = take_over
         self._held: set[int] = set()
         self._renewed = time.monotonic()
 
@@ -67,7 +73,7 @@ class ChunkClaims:
             except FileNotFoundError:
                 continue  # another process removed the empty folder just now
             except FileExistsError:
-                if not _is_stale(path):
+                if not self._take_over and not _is_stale(path):
                     return False
                 path.unlink(missing_ok=True)
             else:

@@ -44,6 +44,10 @@ class BadSampleError(KdpipeError):
     """A sample of a data set cannot be read."""
 
 
+class DivergedError(KdpipeError):
+    """The loss of a training is no longer finite."""
+
+
 class DeviceMemoryError(KdpipeError):
     """A device's memory does not hold a batch."""
 

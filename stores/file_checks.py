@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from .errors import CorruptStoreError, KdpipeError, RefusedError
 from .files import FileRecord, checksum, file_checksum
-from .layout import MANIFEST, RECEIPTS, array_file, receipt_file, samples_file
+from .layout import MANIFEST, RECEIPTS, receipt_file, samples_file
 from .manifest import Manifest, Receipt
+from .payload_layout import payload_layout
 from .report import Collector
 from .tables import read_parquet
 
@@ -101,7 +102,7 @@ class FileChecks:
         return receipt
 
     def document(self, path: str, expected: bytes) -> None:
-        """Zarr metadata means what ours would; it may be written in another way, by another zarr."""
+        """Metadata of the payload means what ours would; it may be written in another way, by another zarr."""
         try:
             if (self._root / path).stat().st_size > _MAX_DOCUMENT_BYTES:
                 raise ValueError("it is too large")
@@ -159,13 +160,8 @@ def _is_sealed(path: Path) -> bool:
 def _sizes(manifest: Manifest, chunk: int) -> dict[str, int | None]:
     """The files of a chunk, and the size that each must have, if the manifest decides it."""
     grid = manifest.grid
-    view, block = grid.view(chunk), grid.block(chunk)
-    compressed = manifest.logit_codec.compressed
-    sizes: dict[str, int | None] = {
-        array_file(array.name, view, block): None if compressed else grid.chunk_rows * array.row_bytes
-        for array in manifest.arrays
-    }
-    return sizes | ({samples_file(block): None} if view == 0 else {})
+    sizes = payload_layout(manifest).chunk_sizes(chunk)
+    return sizes | ({samples_file(grid.block(chunk)): None} if grid.view(chunk) == 0 else {})
 
 
 def _children(folder: Path) -> Iterator[Path]:

@@ -91,9 +91,41 @@ def write_file(root: Path, relative: str, data: bytes | memoryview) -> FileRecor
     return record_of(relative, data)
 
 
+def create_file(root: Path, relative: str, data: bytes | memoryview) -> bool:
+    """Write a file like :func:`write_file`, unless it is there; of two processes that begin at once one writes it.
+
+    Returns:
+        Whether it was this one.
+    """
+    try:
+        with replacing(root / relative, place=_place_new) as temporary:
+            temporary.write_bytes(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give a file its name, or raise FileExistsError."""
+    try:
+        path.hardlink_to(temporary)
+        temporary.unlink()
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the look before is the best there is
+        if path.exists():
+            raise FileExistsError(path) from None
+        temporary.replace(path)
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path``, durably, when the block ends; an exception removes it."""
+def replacing(path: Path, place: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
+    """A temporary path that becomes ``path``, durably, when the block ends; an exception removes it.
+
+    Args:
+        path: the file.
+        place: gives the temporary file this name.
+    """
     mark = f"{socket.gethostname()}@{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}~{mark}{_TEMPORARY}")
     try:
@@ -102,7 +134,7 @@ def replacing(path: Path) -> Iterator[Path]:
         on_step("written", path)
         sync(temporary)
         on_step("synced", path)
-        temporary.replace(path)
+        place(temporary, path)
         on_step("renamed", path)
         sync(path.parent)
         on_step("durable", path)

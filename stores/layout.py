@@ -5,6 +5,8 @@ from dataclasses import dataclass
 MANIFEST = "manifest.json"
 CLASSES = "classes.parquet"
 PAYLOAD = "payload.zarr"
+PAYLOAD_TABLES = "payload"  # of a store whose payload is Parquet; readers of Parquet skip names that begin with "_"
+PAYLOAD_TABLES_DOCUMENT = f"{PAYLOAD_TABLES}/_store.json"
 SAMPLES = "samples"
 RECEIPTS = "receipts"
 LOCKS = "locks"

@@ -12,9 +12,9 @@ from .arrays import GROUP_NAMES, ArrayInfo
 from .codecs import Int8, LogitCodec, TopK
 from .codecs.top import logsumexp
 from .content import Faults
-from .layout import array_file
 from .manifest import Manifest
-from .payload import read_compressed
+from .payload_layout import payload_layout
+from .view_content import add_view_faults
 
 # a slice of rows is compared at a time, so that neither memory nor the cache overflows
 _SLICE_ELEMENTS = 2**19
@@ -45,12 +45,13 @@ def payload_faults(
 
     Raises:
         OSError: a file cannot be read.
-        CorruptStoreError: a compressed file cannot be read.
+        CorruptStoreError: a file is no chunk of this store.
     """
     grid, faults = manifest.grid, Faults()
     rows = grid.rows(chunk)
     infos = [array for array in manifest.arrays if array.name in names]
-    read = {info.name: _reader(root, manifest, info, chunk) for info in infos}
+    layout = payload_layout(manifest)
+    read = {info.name: layout.reader(root, info, chunk) for info in infos}
     check = _Checks(faults, manifest, constants)
     step = max(1, _SLICE_ELEMENTS // max([info.width for info in infos], default=1))
     for begin in range(0, len(rows), step):
@@ -58,7 +59,7 @@ def payload_faults(
         values = {name: part(begin, end) for name, part in read.items()}
         check.compare(rows.start + begin, values, None if top1 is None else top1[begin:end])
     for info in infos:
-        _check_padding(faults, read[info.name], info, rows, grid.chunk_rows)
+        _check_padding(faults, read[info.name], info, rows, layout.padded_rows(chunk))
     return faults
 
 
@@ -67,12 +68,14 @@ class _Checks:
 
     def __init__(self, faults: Faults, manifest: Manifest, constants: Values) -> None:
         self._faults, self._num_classes, self._constants = faults, manifest.num_classes, constants
+        self._num_samples = manifest.num_samples
         self._codec = manifest.logit_codec
         self._components = {array.name for array in manifest.logit_arrays}
         self._has_constants = all(constant.name in constants for constant in manifest.constants)
 
     def compare(self, start: int, values: Values, top1: np.ndarray | None) -> None:
         """Compare a slice of rows, beginning with row ``start``."""
+        add_view_faults(self._faults, values, start, self._num_samples)
         ranks = values.get("ranks")
         logits = finite = best = None
         if ranks is not None:
@@ -172,29 +175,10 @@ def _places(classes: np.ndarray, usable: np.ndarray, num_classes: int) -> np.nda
     return np.where(usable[:, None], classes, 0).astype(np.int64) + num_classes * np.arange(len(classes))[:, None]
 
 
-def _reader(root: Path, manifest: Manifest, info: ArrayInfo, chunk: int) -> Rows:
-    """Gives the rows from ``begin`` to ``end`` of a chunk file; a compressed one is read whole, once."""
-    grid = manifest.grid
-    path = root / array_file(info.name, grid.view(chunk), grid.block(chunk))
-    if manifest.logit_codec.compressed:
-        rows = read_compressed(path, info, grid.chunk_rows)
-        return lambda begin, end: rows[begin:end]
-    dtype = np.dtype(info.dtype).newbyteorder("<")
-
-    def part(begin: int, end: int) -> np.ndarray:
-        count = (end - begin) * info.width
-        values = np.fromfile(path, dtype, count, offset=begin * info.row_bytes)
-        if len(values) < count:
-            raise OSError(f"{path} was cut while it was read")
-        return values.reshape(-1, info.width)
-
-    return part
-
-
-def _check_padding(faults: Faults, read: Rows, info: ArrayInfo, rows: range, chunk_rows: int) -> None:
+def _check_padding(faults: Faults, read: Rows, info: ArrayInfo, rows: range, padded_rows: int) -> None:
     """The rows after the last one hold the fill value."""
     step = max(1, _SLICE_ELEMENTS // info.width)
-    for begin in range(len(rows), chunk_rows, step):
-        padding = read(begin, min(begin + step, chunk_rows))
+    for begin in range(len(rows), padded_rows, step):
+        padding = read(begin, min(begin + step, padded_rows))
         filled = np.isnan(padding) if info.dtype.startswith("float") else padding == info.fill_value
         faults.add(info.name, "the padding is not the fill value", ~filled.all(1), rows.start + begin)

@@ -5,43 +5,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, GROUP_NAMES, ArrayInfo
 from .codecs import LogitCodec
-from .compressed import CompressedRows
 from .errors import CorruptStoreError, MissingArrayError, RefusedError, UsageError, unknown
 from .join import JoinedDataset, MapDataset, match_rows
-from .layout import CLASSES, array_file, receipt_file, samples_file
+from .layout import CLASSES, receipt_file, samples_file
 from .manifest import Manifest, Receipt
-from .mapping import MAX_MAPPINGS, MappedRows
-from .payload import constant_file, read_constant
+from .mapping import MAX_MAPPINGS
+from .payload_layout import PayloadLayout, Rows, payload_layout
 from .read_ahead import read_ahead
 from .remote.location import is_url
 from .streaming import BatchSampler
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet
 
 BatchT = TypeVar("BatchT")
-
-
-class Rows(Protocol):
-    """The rows of one view of one stored array: (N, width)."""
-
-    @property
-    def mappings(self) -> int:
-        """How many files are kept mapped, at most."""
-        ...
-
-    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Copy ``rows`` (int64, any order, within range) into ``out`` (len(rows), width)."""
-        ...
-
-    def bring(self, block: int) -> None:
-        """Begin to bring a chunk nearer."""
-        ...
 
 
 def open_store(
@@ -74,7 +56,7 @@ def open_store(
     root = Path(path)
     manifest = Manifest.read(root)
     if manifest.state != "complete" and not allow_unfinished:
-        raise RefusedError(f"{root} is not finished. Run the same `kdpipe extract` again to complete it.")
+        raise RefusedError(f"{root} is not finished. Run the same {manifest.made_by} again to complete it.")
     return Store(root, manifest, verify=verify)
 
 
@@ -128,16 +110,17 @@ class Store:
             raise CorruptStoreError(f"{self.path / CLASSES} has the group '{min(strange)}'. Restore it.")
         return np.array([GROUP_NAMES.index(group) for group in groups], np.int64)
 
-    def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def samples(self, columns: Sequence[str] | None = None, *, blocks: Sequence[int] | None = None) -> pa.Table:
         """One row per sample, in row order: row, sample_id, label, group and what the teacher said of it.
 
         Args:
             columns: read only these.
+            blocks: read only these row blocks: what is not held all at once is never larger than memory.
         """
         grid = self.manifest.grid
         tables = [
             read_parquet(self.path / samples_file(block), SAMPLES_SCHEMA, len(grid.rows(block)), columns)
-            for block in range(grid.chunks_per_view)
+            for block in (range(grid.chunks_per_view) if blocks is None else blocks)
         ]
         return pa.concat_tables(tables)
 
@@ -262,6 +245,11 @@ class Store:
         fitting = (window for window in sampler.windows() if 2 * window[0] * row_bytes <= physical_memory())
         return read_ahead(batches, sampler.batch_size, fitting, bring, skipped=first_batch * sampler.batch_size)
 
+    def release(self, view: int) -> None:
+        """Let go of what is kept open of a view, so that memory does not grow with the views that are read."""
+        for key in [key for key in self._mapped if key[1] == view]:
+            del self._mapped[key]
+
     def require(self, name: str) -> ArrayInfo:
         """The description of an array as :meth:`read` gives it.
 
@@ -287,13 +275,18 @@ class Store:
         raise MissingArrayError(f"{self} has no '{name}', only {self.manifest.array_names}. {self._cure(name)}")
 
     @cached_property
+    def layout(self) -> PayloadLayout:
+        """Where the payload lies and how it is read."""
+        return payload_layout(self.manifest)
+
+    @cached_property
     def constants(self) -> dict[str, np.ndarray]:
         """The arrays that are stored once, for all rows: a factorised store's classifier."""
-        files = {constant_file(constant) for constant in self.manifest.constants}
+        files = {self.layout.constant_file(constant) for constant in self.manifest.constants}
         for record in self.manifest.files if self._verify else ():
             if record.path in files and not record.is_met(self.path):
                 raise CorruptStoreError(f"{self.path / record.path} is not what the manifest says. Restore it.")
-        return {constant.name: read_constant(self.path, constant) for constant in self.manifest.constants}
+        return {constant.name: self.layout.read_constant(self.path, constant) for constant in self.manifest.constants}
 
     def join(self, dataset: MapDataset, sample_ids: Sequence[str] | None = None) -> JoinedDataset:
         """Join a map-style data set to the store by sample id.
@@ -350,7 +343,7 @@ class Store:
             self._check(info, view, rows)
         mapped.gather(rows, out)
 
-    def _rows(self, info: ArrayInfo, view: int) -> "Rows":
+    def _rows(self, info: ArrayInfo, view: int) -> Rows:
         key = (info.name, view)
         if key not in self._mapped:
             if not 0 <= view < self.manifest.num_views:
@@ -359,18 +352,16 @@ class Store:
             self._mapped[key] = self._open_rows(info, view)
         return self._mapped[key]
 
-    def _open_rows(self, info: ArrayInfo, view: int) -> "Rows":
+    def _open_rows(self, info: ArrayInfo, view: int) -> Rows:
         grid = self.manifest.grid
-        files = [self.path / array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
-        if self.manifest.logit_codec.compressed:
-            return CompressedRows(files, grid.chunk_rows, info)
-        return MappedRows(files, grid.chunk_rows, info.width, info.dtype)
+        names = [self.layout.array_file(info.name, view, block) for block in range(grid.chunks_per_view)]
+        return self.layout.rows([self.path / name for name in names], info)
 
     def _check(self, info: ArrayInfo, view: int, rows: np.ndarray) -> None:
         """Compare the chunks of these rows with their checksums, each once."""
         grid = self.manifest.grid
         for block in np.unique(rows // grid.chunk_rows):
-            name = array_file(info.name, view, int(block))
+            name = self.layout.array_file(info.name, view, int(block))
             if name in self._verified:
                 continue
             records = {record.path: record for record in self.receipt(view * grid.chunks_per_view + int(block)).files}

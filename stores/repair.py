@@ -14,9 +14,9 @@ from . import manifest as manifests
 from .claims import living_claims
 from .errors import RefusedError
 from .files import sync, write_file
-from .layout import MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
+from .layout import MANIFEST, QUARANTINE, receipt_file, samples_file
 from .manifest import Manifest
-from .payload import payload_store_id
+from .payload_layout import payload_layout, payload_store_id
 from .report import Finding
 from .verify import verify
 
@@ -110,7 +110,7 @@ def _is_repairable(finding: Finding, root: Path) -> bool:
     if finding.check == "unfinished" or finding.chunk is not None:
         return True
     if finding.path == MANIFEST:
-        # by the id in the Zarr metadata an extraction knows a store without a manifest for its own
+        # by the id in the payload's metadata an extraction knows a store without a manifest for its own
         return finding.check in ("manifest", "missing") and payload_store_id(root) is not None
     return True
 
@@ -126,11 +126,9 @@ def _mark_unfinished(root: Path, manifest: Manifest, quarantine: Path) -> bool:
 
 def _chunk_files(manifest: Manifest, chunk: int) -> Iterator[str]:
     grid = manifest.grid
-    view, block = grid.view(chunk), grid.block(chunk)
-    for array in manifest.arrays:
-        yield array_file(array.name, view, block)
-    if view == 0:
-        yield samples_file(block)
+    yield from payload_layout(manifest).chunk_sizes(chunk)
+    if grid.view(chunk) == 0:
+        yield samples_file(grid.block(chunk))
 
 
 def _move(root: Path, name: str, quarantine: Path) -> bool:

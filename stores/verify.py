@@ -17,10 +17,11 @@ from .content import class_problems, ids_that_repeat, labels_fingerprint, sample
 from .errors import CorruptStoreError
 from .file_checks import FileChecks, read_manifest
 from .files import FileRecord, is_temporary
-from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
+from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
 from .manifest import Manifest, fingerprint
-from .payload import constant_file, metadata_documents, payload_store_id, read_constant
 from .payload_content import payload_faults
+from .payload_layout import payload_layout, payload_store_id
+from .remote.location import is_url
 from .report import Collector, Report, TooManyFindingsError
 from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 from .writer import receipts_checksum
@@ -34,14 +35,19 @@ def verify(
     """Look whether a store is whole.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store, or its address, see :func:`.remote.verify.verify_remote`.
         deep: also read every file: checksums, and whether values agree with each other.
-        on_progress: called after every chunk with the number of chunks looked at, and of all.
+        on_progress: called after every chunk (of a remote store, object) with the number looked at, and of all.
 
     Raises:
         CorruptStoreError: there is no folder of that name.
         RefusedError: the store is undamaged, but of a newer format version.
+        KdpipeError: the server of an address cannot be reached, or does not let us read.
     """
+    if is_url(path):
+        from .remote.verify import verify_remote  # only addresses need it
+
+        return verify_remote(path, deep=deep, on_progress=on_progress)
     root = Path(path)
     if not root.is_dir():
         raise CorruptStoreError(f"{root} is not a folder. Is this a kdpipe store?")
@@ -65,8 +71,9 @@ class _Verification:
     def __init__(self, root: Path, manifest: Manifest, found: Collector, *, deep: bool) -> None:
         self._root, self._manifest, self._found, self._deep = root, manifest, found, deep
         self._files = FileChecks(root, manifest, found, deep=deep)
-        self._documents = metadata_documents(manifest)
-        self._constants = {constant_file(constant): constant for constant in manifest.constants}
+        self._layout = payload_layout(manifest)
+        self._documents = self._layout.documents()
+        self._constants = {self._layout.constant_file(constant): constant for constant in manifest.constants}
         self._constant_values: dict[str, np.ndarray] = {}  # those that are whole, if deep
         self._classes: pa.Table | None = None
         # ids and labels of all rows; None where a table cannot be counted in, as fingerprints are over all of them
@@ -119,10 +126,14 @@ class _Verification:
 
     def _check_constant(self, record: FileRecord) -> None:
         constant = self._constants[record.path]
-        if record.bytes != constant.num_bytes:
-            self._found.add(record.path, "schema", f"it must have {constant.num_bytes:,} bytes")
+        if (size := self._layout.constant_bytes(constant)) not in (None, record.bytes):
+            self._found.add(record.path, "schema", f"it must have {size:,} bytes")
         elif self._deep:
-            values = read_constant(self._root, constant)
+            try:
+                values = self._layout.read_constant(self._root, constant)
+            except CorruptStoreError as error:
+                self._found.add(record.path, "schema", f"it cannot be read ({error})")
+                return
             if np.isfinite(values).all():
                 self._constant_values[constant.name] = values
             else:
@@ -133,7 +144,7 @@ class _Verification:
         manifest, found = self._manifest, self._found
         if manifest.state == "writing":
             missing = f"{found.chunks_missing} of {manifest.grid.num_chunks} chunks are missing"
-            found.add(MANIFEST, "unfinished", f"not finished, {missing}: run the same `kdpipe extract` again")
+            found.add(MANIFEST, "unfinished", f"not finished, {missing}: run the same {manifest.made_by} again")
             return
         if any(finding.chunk is not None and finding.severity == "error" for finding in found.findings):
             return  # that chunk explains any difference
@@ -154,14 +165,13 @@ class _Verification:
         """Whether a store of this shape has a file of that name."""
         if relative in (MANIFEST, CLASSES, *self._documents, *self._constants):
             return True
-        grid, arrays = self._manifest.grid, self._manifest.arrays
-        match [int(number) for number in _NUMBERS.findall(relative)]:
-            case [number]:
-                is_receipt = number < grid.num_chunks and relative == receipt_file(number)
-                return is_receipt or (number < grid.chunks_per_view and relative == samples_file(number))
-            case [view, block, 0] if view < grid.num_views and block < grid.chunks_per_view:
-                return any(relative == array_file(array.name, view, block) for array in arrays)
-        return False
+        if self._layout.belongs(relative):
+            return True
+        grid, numbers = self._manifest.grid, [int(number) for number in _NUMBERS.findall(relative)]
+        if len(numbers) != 1:
+            return False
+        is_receipt = numbers[0] < grid.num_chunks and relative == receipt_file(numbers[0])
+        return is_receipt or (numbers[0] < grid.chunks_per_view and relative == samples_file(numbers[0]))
 
     # --- chunks
 
@@ -187,7 +197,7 @@ class _Verification:
         """Compare the values of the files that are what was written."""
         manifest, grid = self._manifest, self._manifest.grid
         view, block, rows = grid.view(chunk), grid.block(chunk), grid.rows(chunk)
-        paths = {array.name: array_file(array.name, view, block) for array in manifest.arrays}
+        paths = {array.name: self._layout.array_file(array.name, view, block) for array in manifest.arrays}
         paths["samples"] = samples_file(block)
         faults, top1 = [], None
         if samples is not None:

@@ -4,7 +4,6 @@ Any kill leaves whole files: a chunk exists if and only if its receipt does, and
 only if its manifest says so. The same writer, opened again, goes on with the chunks that are missing.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +15,9 @@ from . import manifest as manifests
 from .claims import ChunkClaims, living_claims
 from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
-from .layout import CLASSES, MANIFEST, PAYLOAD, RECEIPTS, array_file, receipt_file, samples_file
+from .layout import CLASSES, MANIFEST, RECEIPTS, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
-from .payload import chunk_bytes, constant_documents, metadata_documents, payload_store_id
+from .payload_layout import payload_layout, payload_store_id, remove_payload
 from .tables import to_parquet
 
 
@@ -35,9 +34,11 @@ class StoreWriter:
     ) -> "StoreWriter":
         """Create the store, or go on with one that was begun with the same settings.
 
+        A store of augmented views that has fewer than the manifest says is given more; what it has is not touched.
+
         Args:
             root: the folder of the store.
-            manifest: what the store is to be; a store already there keeps its own times and batch size.
+            manifest: what the store is to be; a store already there keeps its own times and batch size, and its views.
             classes: classes.parquet.
             constants: the arrays that its codec stores once.
 
@@ -46,14 +47,14 @@ class StoreWriter:
             MismatchError: a store with other settings is there.
             RefusedError: something that is not a store is there.
         """
-        if (root / MANIFEST).exists():
-            found = Manifest.read(root)
-            agreed = _agreed(root, found, manifest)
-            if agreed is not found:  # begun with other settings, and still empty: their arrays must not stay
-                shutil.rmtree(root / PAYLOAD, ignore_errors=True)
-            manifest = agreed
-        elif _is_foreign(root, manifest):
-            raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
+        if not (root / MANIFEST).exists():
+            if _is_foreign(root, manifest) and not (root / MANIFEST).exists():  # nor has another begun it just now
+                raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another --out.")
+            manifest.create(root)  # of processes that begin at once, the first decides on times and batch size
+        agreed = _agreed(root, Manifest.read(root), manifest)
+        if agreed is manifest:  # begun with other settings, and still empty: their arrays must not stay
+            remove_payload(root)
+        manifest = agreed
         writer = cls(root, manifest)
         remove_temporaries(root)
         ChunkClaims(root).release_all()  # holds none yet: this removes those of dead processes
@@ -103,10 +104,8 @@ class StoreWriter:
         self._check_chunk(chunk, arrays, samples)
         grid = self.manifest.grid
         view, block, rows = grid.view(chunk), grid.block(chunk), grid.rows(chunk)
-        records, compressed = [], self.manifest.logit_codec.compressed
-        for array in self.manifest.arrays:
-            data = chunk_bytes(array, arrays[array.name], grid.chunk_rows, compressed=compressed)
-            records.append(write_file(self.root, array_file(array.name, view, block), data))
+        documents = payload_layout(self.manifest).chunk_documents(chunk, arrays)
+        records = [write_file(self.root, name, data) for name, data in documents]
         if samples is not None:
             records.append(write_file(self.root, samples_file(block), to_parquet(samples)))
         receipt = Receipt(
@@ -149,12 +148,15 @@ class StoreWriter:
                 ) from None
 
     def _write_skeleton(self, classes: pa.Table, constants: Mapping[str, np.ndarray]) -> None:
-        """Manifest, class table, Zarr metadata and constants, where they are not there as they should be."""
-        constant = constant_documents(self.manifest, constants)
-        documents = {CLASSES: to_parquet(classes), **metadata_documents(self.manifest), **constant}
+        """Manifest, class table, the payload's metadata and constants, where they are not there as they should be."""
+        layout = payload_layout(self.manifest)
+        documents = {CLASSES: to_parquet(classes), **layout.documents(), **layout.constant_documents(constants)}
         records = tuple(record_of(name, data) for name, data in documents.items())
-        begun = manifests.replace(self.manifest, files=records)
-        if not (self.root / MANIFEST).exists() or begun != Manifest.read(self.root):
+        begun, found = manifests.replace(self.manifest, files=records), Manifest.read(self.root)
+        end = {name: getattr(found, name) for name in ("state", "finished", "accuracy", "receipts")}
+        if found == manifests.replace(begun, **end):
+            begun = found  # finished, where another process has just done that
+        else:
             begun.write(self.root)
         for record in records:
             if not record.is_met(self.root):
@@ -197,7 +199,7 @@ def _agreed(root: Path, found: Manifest, wanted: Manifest) -> Manifest:
     """
     changed = manifests.differences(found, wanted)
     if not changed:
-        return found
+        return _with_views(root, found, wanted)
     if found.state == "complete" or any((root / RECEIPTS).glob("*.json")) or living_claims(root):
         raise MismatchError(
             f"{root} is a store made with other settings ({', '.join(changed)} differ). "
@@ -206,10 +208,30 @@ def _agreed(root: Path, found: Manifest, wanted: Manifest) -> Manifest:
     return wanted
 
 
+def _with_views(root: Path, found: Manifest, wanted: Manifest) -> Manifest:
+    """The manifest found, with as many views as are wanted.
+
+    Raises:
+        MismatchError: views have to be made, and the libraries draw others now than when the store was begun.
+        RefusedError: views have to be added, and another process is writing the store.
+    """
+    more = wanted.num_views > found.num_views
+    if found.state == "complete" and not more:
+        return found
+    if found.probe is not None and wanted.probe is not None:
+        found.probe.check(wanted.probe, str(root))
+    if not more:
+        return found
+    if claims := living_claims(root):
+        raise RefusedError(f"{root} is being written by {claims[0]}. Wait for it, then add views.")
+    unfinished = {"state": "writing", "finished": None, "accuracy": None, "receipts": None}
+    return manifests.replace(found, num_views=wanted.num_views, **unfinished)
+
+
 def _is_foreign(root: Path, wanted: Manifest) -> bool:
     """Whether a folder without a manifest holds something else than the store that is wanted.
 
-    A store that has lost its manifest is known by the id in its Zarr metadata.
+    A store that has lost its manifest is known by the id in its payload's metadata.
     """
     if not root.exists():
         return False

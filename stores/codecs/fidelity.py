@@ -72,7 +72,16 @@ class FidelityTally:
             features: (n, F) float32, for a codec that stores these.
         """
         values = features if features is not None and self._codec.source == "features" else logits
-        stored = {**self._codec.encode(values, self._groups), **self._constants}
+        self.compare(logits, self._codec.encode(values, self._groups))
+
+    def compare(self, logits: np.ndarray, stored: Arrays) -> None:
+        """Compare a batch with what was stored of it.
+
+        Args:
+            logits: (n, C) float32, the true ones.
+            stored: (n, width) of the codec's arrays, by name.
+        """
+        stored = {**stored, **self._constants}
         scores, kept = _scores(self._codec, stored, logits.shape)
         self._rows += len(logits)
         self._flips += int((scores.argmax(1) != logits.argmax(1)).sum())

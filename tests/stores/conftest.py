@@ -1,5 +1,6 @@
 """A small real store, written through StoreWriter, for every test of the store."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pytest
-from kdpipe.stores import ArrayInfo, Manifest, StoreWriter
+from kdpipe.stores import Accuracy, ArrayInfo, Manifest, StoreWriter
 from kdpipe.stores.arrays import GROUP_NAMES, class_dtype
 from kdpipe.stores.codecs import Factorised, parse_codec
+from kdpipe.stores.content import labels_fingerprint
 from kdpipe.stores.manifest import DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
 
@@ -69,6 +71,7 @@ def make_content(
     rank_depth: int | None = None,
     seed: int = 0,
     codec: str | None = None,
+    offset: float = 0,
     **fields: Any,
 ) -> Content:
     generator, features, constants = np.random.default_rng(seed), None, {}
@@ -79,6 +82,7 @@ def make_content(
         constants = {"classifier_weight": weight, "classifier_bias": weight[:, 0].copy()}
         logits = features @ weight.T + weight[:, 0]
     ranks = np.argsort(-logits, axis=2, kind="stable")
+    logits += np.float32(offset)  # a large one makes many of them equal when they are rounded; the ranks know better
     labels = np.arange(num_samples) % num_classes
     names = [f"class {number}" for number in range(num_classes)]
     groups = [GROUP_NAMES[3 * number // num_classes] for number in range(num_classes)]
@@ -128,6 +132,20 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def write_store() -> Callable[..., Content]:
+    """``write_store(path, num_samples, num_classes, chunk_rows, ...)``: a finished store that verifies deeply."""
+
+    def write(path: Path, *args: Any, **settings: Any) -> Content:
+        made = make_content(*args, **settings)
+        labels = labels_fingerprint(made.samples["label"].to_numpy())
+        real = make_content(*args, **settings, dataset=dataclasses.replace(made.manifest.dataset, labels=labels))
+        real.write(path).finish(Accuracy(overall=0.5, balanced=0.25))
+        return real
+
+    return write
 
 
 class MakeStore(Protocol):

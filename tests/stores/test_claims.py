@@ -62,6 +62,18 @@ def test_the_claim_of_another_host_is_stale_without_a_sign_of_life(tmp_path: Pat
     assert ChunkClaims(tmp_path).take(0) is taken
 
 
+def test_a_coordinator_s_word_takes_a_claim_over(tmp_path: Path) -> None:
+    """It has given the chunk to this process: the claim is of one that it has lost, on another host perhaps."""
+    write_claim(tmp_path, 0, host="elsewhere")
+    assert not ChunkClaims(tmp_path).take(0)
+    claims = ChunkClaims(tmp_path, take_over=True)
+    assert claims.take(0)
+    (claim,) = living_claims(tmp_path)
+    assert claim.host == socket.gethostname()
+    claims.release(0)
+    assert living_claims(tmp_path) == []
+
+
 def test_a_claim_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claims = ChunkClaims(tmp_path)
     claims.take(0)

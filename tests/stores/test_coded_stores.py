@@ -193,7 +193,7 @@ def test_compressed_stores_are_byte_identical(tmp_path):
 def test_few_decompressed_chunks_are_kept(tmp_path, monkeypatch):
     content = make_content(40, 7, 4, codec="float16+zstd")
     content.write(tmp_path / "a.kd").finish()
-    monkeypatch.setattr("kdpipe.stores.compressed._KEPT_BYTES", 3 * 4 * 14)
+    monkeypatch.setattr("kdpipe.stores.kept_rows._KEPT_BYTES", 3 * 4 * 14)
     store = open_store(tmp_path / "a.kd")
     rows = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(store.read(rows)["logits"], content.stored("logits")[rows])

@@ -146,10 +146,10 @@ def test_rows_that_prefer_no_class_are_a_warning(tmp_path):
 
 @pytest.mark.parametrize("array", ["logits", "ranks"])
 def test_padding_that_is_not_the_fill_value_is_found(tmp_path, array, monkeypatch):
-    from kdpipe.stores import payload, writer
+    from kdpipe.stores import payload, zarr_layout
 
     monkeypatch.setattr(
-        writer,
+        zarr_layout,
         "chunk_bytes",
         lambda info, values, rows, **options: payload.chunk_bytes(
             info, values if info.name != array else np.pad(values, ((0, rows - len(values)), (0, 0))), rows, **options

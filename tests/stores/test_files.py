@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from kdpipe.stores import CorruptStoreError
 from kdpipe.stores.files import (
     FileRecord,
     checksum,
+    create_file,
     file_checksum,
     is_temporary,
     remove_temporaries,
@@ -159,3 +161,23 @@ def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*/a/file'"):
         write_file(tmp_path, "a/file", b"data")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_of_many_that_create_a_file_one_does(tmp_path):
+    """Threads stand for processes: what decides is the file system."""
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: create_file(tmp_path, "a/file", b"%d" % number), range(50)))
+    assert sum(created) == 1
+    assert (tmp_path / "a/file").read_bytes() == b"%d" % created.index(True)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_a_file_is_created_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    assert create_file(tmp_path, "file", b"one")
+    assert not create_file(tmp_path, "file", b"two")
+    assert (tmp_path / "file").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

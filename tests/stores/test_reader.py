@@ -101,6 +101,7 @@ def test_tables_are_those_written(tmp_path, make_store):
     store = open_store(tmp_path / "a.kd")
     assert store.samples().equals(made.samples)
     assert store.samples(["label", "sample_id"]).column_names == ["label", "sample_id"]
+    assert store.samples(blocks=[1]).equals(made.samples.slice(4, 4))
     assert store.classes.equals(made.classes)
     assert store.class_names == made.classes["name"].to_pylist()
     assert store.class_groups.tolist() == [0, 0, 1, 1, 2]

@@ -332,7 +332,7 @@ def test_receipts_that_list_other_files_or_impossible_sizes_are_found(store):
 
 
 def test_zarr_metadata_of_another_shape_is_found_and_another_spelling_is_not(tmp_path, monkeypatch):
-    from kdpipe.stores import writer
+    from kdpipe.stores import zarr_layout
     from kdpipe.stores.payload import metadata_documents
 
     content = real_content(*SHAPE)
@@ -342,7 +342,7 @@ def test_zarr_metadata_of_another_shape_is_found_and_another_spelling_is_not(tmp
 
     def made(number: int, changed: dict[str, Any]) -> set[str]:
         with monkeypatch.context() as patch:
-            patch.setattr(writer, "metadata_documents", lambda _: documents | {path: msgspec.json.encode(changed)})
+            patch.setattr(zarr_layout, "metadata_documents", lambda _: documents | {path: msgspec.json.encode(changed)})
             content.write(tmp_path / f"{number}.kd").finish()
         return paths(verify(tmp_path / f"{number}.kd"))
 

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -60,6 +62,40 @@ def test_manifest_and_receipts_name_every_file_with_its_checksum(tmp_path, make_
         assert record.bytes == (store.path / record.path).stat().st_size
         assert record.checksum == file_checksum(store.path / record.path)
     assert store.manifest.receipts == writer.receipts_checksum(store.path, store.manifest)
+
+
+def test_processes_that_begin_at_once_agree(tmp_path, content, monkeypatch):
+    """All find no manifest; the first one's batch size holds for all. Threads stand for processes."""
+    together, look = threading.Barrier(6), writer._is_foreign
+
+    def look_together(*arguments):
+        together.wait()
+        return look(*arguments)
+
+    monkeypatch.setattr(writer, "_is_foreign", look_together)
+
+    def begin(batch_size):
+        made = content(batch_size=batch_size)
+        return StoreWriter.open(tmp_path / "a.kd", made.manifest, made.classes).manifest.batch_size
+
+    with ThreadPoolExecutor(6) as pool:
+        sizes = set(pool.map(begin, range(1, 7)))
+    assert sizes == {Manifest.read(tmp_path / "a.kd").batch_size}
+
+
+def test_what_is_finished_while_another_process_begins_stays_finished(tmp_path, content, monkeypatch):
+    made = content()
+    first, to_parquet = made.write(tmp_path / "a.kd"), writer.to_parquet
+
+    def meanwhile(table):
+        monkeypatch.setattr(writer, "to_parquet", to_parquet)
+        first.finish()
+        return to_parquet(table)
+
+    monkeypatch.setattr(writer, "to_parquet", meanwhile)
+    late = StoreWriter.open(tmp_path / "a.kd", made.manifest, made.classes)
+    assert late.complete
+    assert open_store(tmp_path / "a.kd").manifest == first.manifest
 
 
 @given(data=st.data())
