@@ -11,13 +11,20 @@ from .options import LocalStorePath, ProgressBar, comma_list, json_option
 if TYPE_CHECKING:
     from ..stores.remote.catalog import Entry
 
+codec_option = click.option("--codec", metavar="SPEC", help="Write the copy in this codec, such as int8+zstd.")
+scratch_option = click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Where --codec keeps a store meanwhile.  [default: beside STORE]"
+)
+
 
 @click.command()
 @click.argument("path", metavar="STORE", type=LocalStorePath())
 @click.argument("url", metavar="URL")
 @click.option("--alone", is_flag=True, help="Nobody else writes there: allow a server without conditional writes.")
+@codec_option
+@scratch_option
 @json_option
-def push(*, path: Path, url: str, alone: bool, as_json: bool) -> None:
+def push(*, path: Path, url: str, alone: bool, codec: str | None, scratch: Path | None, as_json: bool) -> None:
     """Copy a finished store to s3://, gs://, az:// or a folder.
 
     Every object is compared with its receipt before it is sent and after; the manifest comes last. Run again, the same
@@ -25,12 +32,22 @@ def push(*, path: Path, url: str, alone: bool, as_json: bool) -> None:
 
     \b
     kdpipe store push digits.kd s3://team/stores/digits.kd
+    kdpipe store push digits.kd s3://team/stores/digits-int8.kd --codec int8+zstd
     """
     from ..stores.remote.push import push as run
+    from ..stores.remote.recoded import push_recoded
     from .show import show_json
 
     with ProgressBar("bytes", of_bytes=True) as update:
-        pushed = run(path, url, alone=alone, on_progress=lambda done, total: update(done=done, total=total))
+
+        def report(done: int, total: int) -> None:
+            update(done=done, total=total)
+
+        if codec is None:
+            pushed = run(path, url, alone=alone, on_progress=report)
+        else:
+            click.echo(f"Making a copy in the codec {codec} first.", err=True)
+            pushed = push_recoded(path, url, codec, scratch=scratch, alone=alone, on_progress=report)
     if as_json:
         show_json(asdict(pushed))
         return
@@ -47,8 +64,13 @@ def push(*, path: Path, url: str, alone: bool, as_json: bool) -> None:
 @click.option("--arrays", callback=comma_list, help="Only these arrays: logits, ranks.  [default: all]")
 @click.option("--rows", metavar="A-B", help="Only the chunks that hold these rows, both included.  [default: all]")
 @click.option("--views", metavar="0-B", help="Only these views, both included.  [default: all]")
+@codec_option
+@scratch_option
 @json_option
-def pull(*, url: str, path: Path, arrays: tuple[str, ...], rows: str | None, views: str | None, as_json: bool) -> None:
+def pull(
+    *, url: str, path: Path, arrays: tuple[str, ...], rows: str | None, views: str | None, codec: str | None,
+    scratch: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Copy a store, or a part of it, to a folder.
 
     A part is a valid store by itself, which names the store it comes from. Every object is compared with its receipt;
@@ -57,14 +79,24 @@ def pull(*, url: str, path: Path, arrays: tuple[str, ...], rows: str | None, vie
     \b
     kdpipe store pull s3://team/stores/digits.kd digits.kd
     kdpipe store pull s3://team/stores/digits.kd ranks.kd --arrays ranks
+    kdpipe store pull s3://team/stores/digits-int8.kd digits.kd --codec float16
     """
     from ..stores.remote.pull import pull as run
+    from ..stores.remote.recoded import pull_recoded
     from ..stores.remote.selection import Selection
     from .show import show_json
 
     selection = Selection.parse(arrays, rows, views)
     with ProgressBar("bytes", of_bytes=True) as update:
-        pulled = run(url, path, selection, on_progress=lambda done, total: update(done=done, total=total))
+
+        def report(done: int, total: int) -> None:
+            update(done=done, total=total)
+
+        if codec is None:
+            pulled = run(url, path, selection, on_progress=report)
+        else:
+            click.echo(f"What is pulled is then written in the codec {codec}.", err=True)
+            pulled = pull_recoded(url, path, codec, selection, scratch=scratch, on_progress=report)
     if as_json:
         show_json(asdict(pulled))
         return

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import LocalStorePath, ProgressBar, json_option
+from ..stores.remote.location import Location, is_url
+from .options import LocalStorePath, ProgressBar, StorePath, json_option
 
 if TYPE_CHECKING:
     from ..stores.repair import Repair
@@ -16,7 +17,7 @@ _SHOWN = 50
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("path", metavar="STORE", type=StorePath())
 @click.option("--deep", is_flag=True, help="Also read everything: checksums, and values against each other.")
 @click.option("--teacher", metavar="SPEC", help="Let this teacher compute some rows again and compare; needs --data.")
 @click.option("--data", metavar="SPEC", help="The data the store was made from, for --teacher.")
@@ -26,7 +27,7 @@ _SHOWN = 50
 @json_option
 def verify(
     *,
-    path: Path,
+    path: Path | str,
     deep: bool,
     teacher: str | None,
     data: str | None,
@@ -37,15 +38,19 @@ def verify(
 ) -> None:
     """Say whether a store is whole; exit code 0 if it is, 3 if it is not.
 
-    Checks sizes, receipts and table footers; with --deep every byte. Warnings alone leave the exit code at 0.
+    Checks sizes, receipts and table footers; with --deep every byte. Of a remote store, values are not compared with
+    each other, but every object with its checksum. Warnings alone leave the exit code at 0.
 
     \b
     kdpipe store verify photos.kd --deep
+    kdpipe store verify s3://team/stores/photos.kd
     kdpipe store verify photos.kd --teacher torchvision:resnet50,weights=IMAGENET1K_V2 --data folder:photos/train
     """
     from ..stores.errors import UsageError
     from ..stores.verify import verify as run
 
+    if teacher is not None and isinstance(path, str):
+        raise UsageError(f"--teacher needs the store in a folder: pull {Location.parse(path)} first.")
     if (teacher is None) != (data is None):
         raise UsageError("--teacher and --data go together: the teacher that made the store, and the data it saw.")
     with ProgressBar("chunks") as update:
@@ -54,7 +59,7 @@ def verify(
         if all(finding.check == "unfinished" for finding in report.errors) and report.chunks_checked == report.chunks:
             from ..pipeline.recheck import recheck
 
-            replay = recheck(path, teacher=teacher, data=data, preprocess=preprocess, rows=rows, device=device)
+            replay = recheck(Path(path), teacher=teacher, data=data, preprocess=preprocess, rows=rows, device=device)
             report = replay.added_to(report)
         else:
             click.echo("The teacher was not run: the store is not whole.", err=True)
@@ -90,7 +95,8 @@ def _show_report(report: "Report", *, as_json: bool) -> None:
     if as_json:
         show_json({"whole": report.whole, **_fields(report)})
         return
-    depth = "every byte" if report.deep else "receipts, sizes and table footers"
+    quickly = "receipts and sizes" if is_url(report.path) else "receipts, sizes and table footers"
+    depth = "every byte" if report.deep else quickly
     click.echo(f"{report.path}  store id {report.store_id or 'unknown'}, {report.state or 'no manifest'}")
     missing = f" ({report.chunks_missing:,} missing)" if report.chunks_missing else ""
     click.echo(f"  checked   {depth}: {report.chunks_checked:,} of {report.chunks:,} chunks{missing}, "
@@ -104,9 +110,10 @@ def _show_report(report: "Report", *, as_json: bool) -> None:
     if report.stopped:
         click.echo("  There is more that is wrong; this is where the check stopped.")
     damaged = any(finding.check not in ("unfinished", "replay") for finding in report.errors)
-    advice = f" Run `kdpipe store repair {report.path}`." if damaged else ""
+    mend = "Its owner can mend it: the same `kdpipe store push` again."
+    advice = (mend if is_url(report.path) else f"Run `kdpipe store repair {report.path}`.") if damaged else ""
     counts = f"{len(report.errors):,} error(s), {len(report.warnings):,} warning(s)"
-    click.echo(f"Whole: {counts}." if report.whole else f"Not whole: {counts}.{advice}")
+    click.echo(f"Whole: {counts}." if report.whole else f"Not whole: {counts}. {advice}".rstrip())
 
 
 def _show_repair(repaired: "Repair", *, as_json: bool) -> None:

@@ -11,11 +11,12 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from ..errors import KdpipeError, UsageError
 from ..files import FileRecord, is_temporary, write_file
-from ..layout import PAYLOAD
+from ..layout import PAYLOAD, PAYLOAD_TABLES
 
 DEFAULT_BYTES = 20_000_000_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?", re.IGNORECASE)
@@ -106,10 +107,10 @@ def parse_size(text: str) -> int:
 def _chunk_files(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """When each chunk file was last used, its size, and where it is."""
     for store in folder.glob("*.kd"):
-        for place, _, names in os.walk(store / PAYLOAD):
+        for place, _, names in chain(os.walk(store / PAYLOAD), os.walk(store / PAYLOAD_TABLES)):
             for name in names:
                 path = Path(place, name)
-                if name == "zarr.json" or is_temporary(path):
+                if name.endswith(".json") or is_temporary(path):
                     continue
                 try:
                     status = path.stat()

@@ -38,7 +38,7 @@ class Entry:
         licence, owner, note: for the record.
         accuracy: of the teacher, over all samples.
         created: when its extraction was begun.
-        parent: the id of the store that it was derived from.
+        parents: the ids of the stores that it was derived from.
         sample_ids, labels, class_names: the fingerprints of its data.
         order: of its rows.
     """
@@ -63,7 +63,7 @@ class Entry:
     note: str | None = None
     accuracy: float | None = None
     created: str | None = None
-    parent: str | None = None
+    parents: tuple[str, ...] = ()
     sample_ids: str | None = None
     labels: str | None = None
     class_names: str | None = None
@@ -122,7 +122,7 @@ def _entry(place: Location, name: str) -> Entry | None:
         return Entry(name=name, url=url, state="damaged", problem=str(error))
     except RefusedError as error:
         return Entry(name=name, url=url, state="newer", problem=str(error))
-    accuracy, parent, dataset = manifest.accuracy, manifest.parent, manifest.dataset
+    accuracy, dataset = manifest.accuracy, manifest.dataset
     return Entry(
         name=name,
         url=url,
@@ -142,7 +142,7 @@ def _entry(place: Location, name: str) -> Entry | None:
         note=manifest.note,
         accuracy=None if accuracy is None else accuracy.overall,
         created=manifest.created,
-        parent=None if parent is None else parent.store_id,
+        parents=tuple(parent.store_id for parent in manifest.parents),
         sample_ids=dataset.sample_ids,
         labels=dataset.labels,
         class_names=dataset.classes,

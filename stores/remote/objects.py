@@ -1,13 +1,11 @@
 """The objects of a store wherever it lies, by their paths in the store: one small interface, two ways to have it."""
 
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import CorruptStoreError
-from ..files import is_temporary, sync, write_file
+from ..files import create_file, is_temporary, write_file
 from .location import Location
 
 
@@ -88,17 +86,7 @@ class LocalObjects:
 
     def create(self, path: str, data: bytes | memoryview) -> Found | None:
         """See :class:`Objects`."""
-        file = self._root / path
-        staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-        written = write_file(self._root, staged.relative_to(self._root).as_posix(), data)
-        try:
-            os.link(staged, file)  # unlike a rename, this fails where the name is taken
-        except FileExistsError:
-            return None
-        finally:
-            staged.unlink()
-        sync(file.parent)
-        return Found(bytes=written.bytes)
+        return Found(bytes=memoryview(data).nbytes) if create_file(self._root, path, data) else None
 
     def replace(self, path: str, data: bytes | memoryview) -> Found:
         """See :class:`Objects`."""

@@ -18,7 +18,7 @@ from ..errors import CorruptStoreError, MismatchError, RefusedError
 from ..files import FileRecord, checksum, is_temporary, remove_temporaries, write_file
 from ..layout import CLASSES, MANIFEST, receipt_file, samples_file
 from ..manifest import MAX_DOCUMENT_BYTES, Checksum, Digest, Manifest, Parent, Receipt
-from ..payload import metadata_documents
+from ..payload_layout import payload_layout
 from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet, to_parquet
 from ..writer import documents_checksum, receipts_checksum, timestamp
 from .location import Location
@@ -156,7 +156,7 @@ def _finished(root: Path, theirs: Manifest, mark: PullMark) -> Manifest | None:
     if claims := living_claims(root):
         raise RefusedError(f"{root} is being written by {claims[0]}. Wait for it, or choose another folder.")
     ours = Manifest.read(root)
-    same = ours.parent == mark.parent if mark.parent else ours.store_id == theirs.store_id
+    same = ours.parents == (mark.parent,) if mark.parent else ours.store_id == theirs.store_id
     if ours.state == "complete" and mark.parent is None:
         same = content_of(ours) == mark.content
     if not same:
@@ -285,10 +285,12 @@ class _Pull:
             classes = read_parquet(root / CLASSES, CLASSES_SCHEMA, part.whole.num_classes)
             documents[CLASSES] = to_parquet(part.classes(classes, samples))
         manifest = part.manifest(samples)
-        documents |= metadata_documents(manifest)
+        layout = payload_layout(manifest)
+        documents |= layout.documents()
         records = [write_file(root, name, data) for name, data in documents.items()]
         if manifest.constants:  # arrays that are there once, for all rows, are taken as they are
-            constants = [r for r in part.whole.files if r.path != CLASSES and not r.path.endswith("zarr.json")]
+            files = set(map(layout.constant_file, manifest.constants))
+            constants = [record for record in part.whole.files if record.path in files]
             in_parallel([(record.path, record) for record in constants], self._fetch)
             records += constants
         return dataclasses.replace(manifest, files=tuple(records))

@@ -87,7 +87,7 @@ def push(
         raise UsageError(f"{location} is read only. Push to s3://, gs://, az:// or a folder.")
     manifest = Manifest.read(root)
     if manifest.state != "complete":
-        raise RefusedError(f"{root} is not finished. Run the same `kdpipe extract` again to complete it, then push.")
+        raise RefusedError(f"{root} is not finished. Run the same {manifest.made_by} again to complete it, then push.")
     return _Push(root, manifest, open_objects(location), on_progress).run(alone=alone)
 
 

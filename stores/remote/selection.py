@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from .. import manifest as manifests
 from ..arrays import ArrayInfo
-from ..content import labels_fingerprint
-from ..errors import MissingArrayError, UsageError, unknown
+from ..derive import dataset_of, derived_manifest, parent_of
+from ..errors import MissingArrayError, RefusedError, UsageError, unknown
 from ..files import FileRecord
-from ..layout import Grid, array_file, samples_file
-from ..manifest import InputDigest, Manifest, Parent, Receipt, fingerprint
+from ..layout import Grid, samples_file
+from ..manifest import InputDigest, Manifest, Parent, Receipt
+from ..payload_layout import payload_layout
 
 NAMES = ("logits", "ranks")
 _SPAN = re.compile(r"(\d{1,15})(?:-(\d{1,15}))?")
@@ -54,6 +54,7 @@ class Selection:
 
         Raises:
             UsageError: rows or views that the store has not, or views without view 0.
+            RefusedError: rows of a store whose views are mixed with other rows.
             MissingArrayError: an array that the store has not.
         """
         stored = {"logits": manifest.logit_arrays, "ranks": manifest.components("ranks")}
@@ -63,14 +64,22 @@ class Selection:
         blocks, num_views = range(manifest.grid.chunks_per_view), manifest.num_views
         if self.rows is not None:
             _check_within("rows", self.rows, manifest.num_samples)
+            if manifest.array("mix_rows") is not None:
+                raise RefusedError("The store's views are mixed with other rows of it: leave --rows out, and take all.")
             blocks = range(self.rows[0] // manifest.chunk_rows, self.rows[1] // manifest.chunk_rows + 1)
         if self.views is not None:
             _check_within("views", self.views, manifest.num_views)
             if self.views[0] != 0:
                 raise UsageError("Views must begin with view 0, which the samples tables are about: --views 0-B.")
             num_views = self.views[1] + 1
-        wanted = [array for name in self.arrays or has for array in has[name]]
-        return Part(manifest, tuple(array for array in manifest.arrays if array in wanted), num_views, blocks)
+        wanted = [array for name in self.arrays or has for array in has[name]] + [*manifest.view_arrays]
+        part = Part(manifest, tuple(array for array in manifest.arrays if array in wanted), num_views, blocks)
+        if manifest.payload_format != "zarr" and not (part.takes_all_rows and part.arrays == manifest.arrays):
+            raise RefusedError(
+                "The arrays and row numbers of a Parquet payload share files, which are only taken whole. Pull all of "
+                "it, then take a part: kdpipe store subset."
+            )
+        return part
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,7 @@ class Part:
             changes.append(f"views 0-{self.num_views - 1}")
         if not self.takes_all_rows:
             changes.append(f"rows {self.start}-{self.start + self.grid.num_samples - 1}")
-        return Parent(
-            store_id=self.whole.store_id, receipts=self.whole.receipts, change=f"pulled in part: {'; '.join(changes)}"
-        )
+        return parent_of(self.whole, f"pulled in part: {'; '.join(changes)}")
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """The number of every chunk here, and in the whole store."""
@@ -133,8 +140,9 @@ class Part:
     def files(self, chunk: int, receipt: Receipt) -> list[tuple[str, FileRecord]]:
         """The files of a chunk that are taken: their paths in the whole store, and what they are here."""
         view, block = self.grid.view(chunk), self.grid.block(chunk)
+        layout = payload_layout(self.whole)  # with all rows, its chunks have the numbers that they have here
         names = {
-            array_file(array.name, view, self.blocks.start + block): array_file(array.name, view, block)
+            layout.array_file(array.name, view, self.blocks.start + block): layout.array_file(array.name, view, block)
             for array in self.arrays
         }
         if view == 0:
@@ -171,26 +179,14 @@ class Part:
         Args:
             samples: sample_id and label of every row here; None where no row is left out.
         """
-        dataset, accuracy = self.whole.dataset, self.whole.accuracy
-        if samples is not None:
-            dataset = dataclasses.replace(
-                dataset,
-                sample_ids=fingerprint(samples["sample_id"].to_pylist()),
-                labels=labels_fingerprint(samples["label"].to_numpy()),
-            )
-            accuracy = None  # was measured over all rows
-        return manifests.replace(
+        return derived_manifest(
             self.whole,
-            state="writing",
-            finished=None,
-            receipts=None,
-            files=(),
+            [self.parent],
             num_samples=self.grid.num_samples,
             num_views=self.num_views,
             arrays=self.arrays,
-            dataset=dataset,
-            accuracy=accuracy,
-            parent=self.parent,
+            dataset=self.whole.dataset if samples is None else dataset_of(self.whole.dataset, samples),
+            accuracy=self.whole.accuracy if samples is None else None,  # was measured over all rows
         )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..arrays import ArrayInfo
 from ..errors import CorruptStoreError, UsageError
 from ..files import FileRecord, write_file
-from ..layout import CLASSES, array_file, receipt_file, samples_file
+from ..layout import CLASSES, receipt_file, samples_file
 from ..manifest import Manifest, Receipt
 from ..reader import BatchT, Store
 from ..streaming import WINDOW_CHUNKS, BatchSampler
@@ -80,11 +80,11 @@ class RemoteStore(Store):
         self._have_all(self.manifest.files)
         return super().constants
 
-    def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def samples(self, columns: Sequence[str] | None = None, *, blocks: Sequence[int] | None = None) -> pa.Table:
         """One row per sample, in row order; see :meth:`kdpipe.stores.Store.samples`."""
-        blocks = range(self.manifest.grid.chunks_per_view)
-        self._have_all(self._record(block, samples_file(block)) for block in blocks)
-        return super().samples(columns)
+        wanted = range(self.manifest.grid.chunks_per_view) if blocks is None else blocks
+        self._have_all(self._record(block, samples_file(block)) for block in wanted)
+        return super().samples(columns, blocks=wanted)
 
     def receipt(self, chunk: int) -> Receipt:
         """The receipt of a chunk; with the first of a view come all of that view."""
@@ -121,7 +121,8 @@ class RemoteStore(Store):
     def _open_rows(self, info: ArrayInfo, view: int) -> StreamedRows:
         grid = self.manifest.grid
         blocks = range(grid.chunks_per_view)
-        records = [self._record(view * len(blocks) + block, array_file(info.name, view, block)) for block in blocks]
+        names = [self.layout.array_file(info.name, view, block) for block in blocks]
+        records = [self._record(view * len(blocks) + block, name) for block, name in enumerate(names)]
         window = -(-len(records) // max(1, len(records) // WINDOW_CHUNKS))
         needed = min(2 * window, len(records)) * max(record.bytes for record in records)
         if self._cache.max_bytes < needed:
@@ -134,9 +135,9 @@ class RemoteStore(Store):
             [record.bytes for record in records],
             lambda block: self._have(records[block]),
             self._transfers,
-            chunk_rows=grid.chunk_rows,
+            grid=grid,
             info=info,
-            compressed=self.manifest.logit_codec.compressed,
+            layout=self.layout,
             max_bytes=self._cache.max_bytes,
         )
 

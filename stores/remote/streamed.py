@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import ArrayInfo
-from ..errors import KdpipeError
-from ..mapping import MappedRows, gather_by_block
-from ..payload import read_compressed
+from ..errors import CorruptStoreError, KdpipeError
+from ..layout import Grid
+from ..mapping import gather_by_block
+from ..payload_layout import PayloadLayout, Rows
 from ..streaming import WINDOW_CHUNKS
 from .transfer import Transfers
 
@@ -23,7 +24,7 @@ _ATTEMPTS = 5
 
 
 class StreamedRows:
-    """The rows of one view of one array: (N, width), read-only; see :class:`kdpipe.stores.mapping.MappedRows`.
+    """The rows of one view of one array: (N, width), read-only; see :class:`kdpipe.stores.payload_layout.Rows`.
 
     Chunks are kept mapped, or decoded, up to a bound; the one not used for longest goes first. Where the whole view
     has been fetched and fits, it is mapped as that of a local store is.
@@ -33,9 +34,9 @@ class StreamedRows:
         sizes: bytes of each.
         fetch: sees that a chunk's file is there and right.
         transfers: the threads that fetch.
-        chunk_rows: R.
+        grid: the chunks of the store.
         info: the array.
-        compressed: whether the files are.
+        layout: how the files are read.
         max_bytes: bound of what is kept mapped.
     """
 
@@ -46,20 +47,20 @@ class StreamedRows:
         fetch: Callable[[int], None],
         transfers: Transfers,
         *,
-        chunk_rows: int,
+        grid: Grid,
         info: ArrayInfo,
-        compressed: bool,
+        layout: PayloadLayout,
         max_bytes: int,
     ) -> None:
         self._files, self._sizes, self._fetch, self._transfers = files, sizes, fetch, transfers
-        self._chunk_rows, self._info, self._compressed = chunk_rows, info, compressed
-        bound = _KEPT_DECODED_BYTES if compressed else max_bytes
-        self._max_kept = max(1, min(bound // (chunk_rows * info.row_bytes), _KEPT_MAPPINGS))
+        self._grid, self._chunk_rows, self._info, self._layout = grid, grid.chunk_rows, info, layout
+        bound = _KEPT_DECODED_BYTES if layout.decodes else max_bytes
+        self._max_kept = max(1, min(bound // (grid.chunk_rows * info.row_bytes), _KEPT_MAPPINGS))
         self._kept: dict[int, np.ndarray] = {}
         self._coming: dict[int, Future[None]] = {}
         self._lock = threading.Lock()
-        self._mapped: MappedRows | None = None
-        self._map_when_whole = not compressed
+        self._mapped: Rows | None = None
+        self._map_when_whole = not layout.decodes
 
     @property
     def mappings(self) -> int:
@@ -117,22 +118,26 @@ class StreamedRows:
             coming = self._begin(block)
             try:
                 coming.result()
-                if self._compressed:
-                    return read_compressed(self._files[block], self._info, self._chunk_rows)
-                shape = (self._chunk_rows, self._info.width)
-                dtype = np.dtype(self._info.dtype).newbyteorder("<")
-                return np.asarray(np.memmap(self._files[block], dtype, "r", shape=shape))
+                return self._read(block)
             except FileNotFoundError:
-                continue  # evicted by another run before it was mapped
+                continue  # evicted by another run before it was opened
             finally:
                 self._coming.pop(block, None)
         raise KdpipeError(
             f"{self._files[block]} is evicted as soon as it is fetched. Give the cache more room (--cache-size)."
         )
 
+    def _read(self, block: int) -> np.ndarray:
+        try:
+            return self._layout.read_block(self._files[block], self._info, len(self._grid.rows(block)))
+        except CorruptStoreError:
+            if self._files[block].exists():
+                raise
+            raise FileNotFoundError(self._files[block]) from None
+
     def _map_all(self) -> None:
         """Map the view side by side; where another run has evicted a part of it by now, it stays as it is."""
         self._map_when_whole = False
         with contextlib.suppress(KdpipeError, OSError):
-            self._mapped = MappedRows(self._files, self._chunk_rows, self._info.width, self._info.dtype)
+            self._mapped = self._layout.rows(self._files, self._info)
             self._kept.clear()

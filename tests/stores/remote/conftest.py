@@ -1,25 +1,8 @@
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kdpipe.stores.content import labels_fingerprint
-from kdpipe.stores.manifest import Accuracy
-
-
-@pytest.fixture(scope="session")
-def write_store(content: Callable[..., Any]) -> Callable[..., Any]:
-    """``write_store(path, num_samples, num_classes, chunk_rows, ...)``: a finished store that verifies deeply."""
-
-    def write(path: Path, *args: Any, **settings: Any) -> Any:
-        made = content(*args, **settings)
-        labels = labels_fingerprint(made.samples["label"].to_numpy())
-        real = content(*args, **settings, dataset=dataclasses.replace(made.manifest.dataset, labels=labels))
-        real.write(path).finish(Accuracy(overall=0.5, balanced=0.25))
-        return real
-
-    return write
 
 
 @pytest.fixture(scope="session")

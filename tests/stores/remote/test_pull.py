@@ -63,11 +63,10 @@ def test_any_part_is_a_store_with_the_rows_of_the_whole(
     is_all = (len(part), part.manifest.num_views, len(part.manifest.arrays)) == (18, 2, 2)
     if is_all:
         assert files_of(root) == files_of(store)
-        assert part.manifest.parent is None
+        assert part.manifest.parents == ()
     else:
-        assert part.manifest.parent is not None
-        assert part.manifest.parent.store_id == whole.manifest.store_id
-        assert part.manifest.parent.receipts == whole.manifest.receipts
+        (parent,) = part.manifest.parents
+        assert (parent.store_id, parent.receipts) == (whole.manifest.store_id, whole.manifest.receipts)
         assert part.manifest.store_id != whole.manifest.store_id
     assert pulled.store_id == part.manifest.store_id
     assert pull(store, root, selection).finished_before

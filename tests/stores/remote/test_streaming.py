@@ -77,6 +77,7 @@ def test_epochs_are_those_of_the_local_store(order: str, url: str, local: Path) 
     for number in (0, 1):
         assert same(epoch(remote, number, order=order), epoch(here, number, order=order))
     assert remote.classes.equals(here.classes)
+    assert remote.samples(blocks=[0]).equals(here.samples(blocks=[0]))
     assert remote.samples().equals(here.samples())
     assert remote.receipt(3) == here.receipt(3)
     assert str(remote) == url
