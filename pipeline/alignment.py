@@ -9,31 +9,39 @@ import pyarrow as pa
 
 from ..stores import JoinedDataset, MismatchError, Store
 from ..stores.manifest import fingerprint
+from .augment import Augmentation, take_probe
 from .data import Samples
+from .inputs import InputDataset
 from .views import Preprocessing, input_digest
 
 logger = logging.getLogger(__name__)
 
 # recomputing an input costs a decode; 64 spread over the store find any systematic difference
 CHECKED_INPUTS = 64
+# of which the inputs are recomputed: each costs the receipts of a view
+_CHECKED_VIEWS = 4
 
 
-def check_alignment(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
+def check_alignment(store: Store, inputs: InputDataset, joined: JoinedDataset, num_views: int = 1) -> None:
     """Compare classes, labels, preprocessing and some exact input tensors with the store's.
 
     Args:
         store: the store.
-        samples: the data set.
+        inputs: the data set, with the store's augmentation.
         joined: the samples both have.
-        preprocessing: how the student's inputs are made.
+        num_views: how many of the store's views are in use.
 
     Raises:
         MismatchError: they differ; it names what differs, where, and the likely cause.
     """
-    _check_classes(store, samples)
-    _check_labels(store, samples, joined)
-    _check_preprocessing(store, preprocessing)
-    _check_inputs(store, samples, joined, preprocessing)
+    _check_classes(store, inputs.samples)
+    _check_labels(store, inputs.samples, joined)
+    _check_views(store)
+    _check_preprocessing(store, inputs.preprocessing)
+    augmentation, probe = Augmentation.of(store.manifest), store.manifest.probe
+    if augmentation is not None and probe is not None:
+        probe.check(take_probe(augmentation), str(store))
+    _check_inputs(store, inputs, joined, _spread(num_views, _CHECKED_VIEWS))
 
 
 def _check_classes(store: Store, samples: Samples) -> None:
@@ -68,6 +76,14 @@ def _check_labels(store: Store, samples: Samples, joined: JoinedDataset) -> None
     )
 
 
+def _check_views(store: Store) -> None:
+    if store.manifest.teacher.spec.startswith("imported-views:"):
+        raise MismatchError(
+            f"{store} was imported, and its teacher saw crops that another program drew: kdpipe cannot draw them "
+            "again, and would give the student others. Read the store in a training loop that can (docs/import.md)."
+        )
+
+
 def _check_preprocessing(store: Store, preprocessing: Preprocessing) -> None:
     theirs, ours = Preprocessing.from_dict(store.manifest.preprocessing), preprocessing
     names = [f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)]
@@ -79,24 +95,33 @@ def _check_preprocessing(store: Store, preprocessing: Preprocessing) -> None:
         )
 
 
-def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preprocessing: Preprocessing) -> None:
-    """Recompute input digests, evenly spread over the chunks."""
-    grid = store.manifest.grid
-    chunks = np.unique(np.linspace(0, grid.chunks_per_view - 1, CHECKED_INPUTS).round().astype(int))
-    per_chunk = max(1, CHECKED_INPUTS // len(chunks))
-    checked, differing = 0, []
-    for chunk in chunks:
-        kept_here = store.receipt(int(chunk)).inputs
-        known = [(kept, place) for kept in kept_here if (place := _place(joined.rows, kept.row)) is not None]
-        for kept, place in known[:: -(-len(known) // per_chunk) or 1]:
-            tensor = preprocessing.one(samples.raw(int(joined.positions[place])))
-            checked += 1
-            if input_digest(tensor) != kept.digest:
-                differing.append(kept.row)
-    if not checked:
+def _check_inputs(store: Store, inputs: InputDataset, joined: JoinedDataset, views: list[int]) -> None:
+    """Recompute input digests, evenly spread over views and chunks."""
+    grid, spec = store.manifest.grid, inputs.samples.spec
+    per_view = CHECKED_INPUTS // len(views)
+    chunks = _spread(grid.chunks_per_view, per_view)
+    per_chunk = max(1, per_view // len(chunks))
+    checked, differing = 0, list[str]()
+    for view in views:
+        of_view = inputs.at_view(view)
+        for chunk in chunks:
+            kept_here = store.receipt(view * grid.chunks_per_view + chunk).inputs
+            known = [(kept, place) for kept in kept_here if (place := _place(joined.rows, kept.row)) is not None]
+            for kept, place in known[:: -(-len(known) // per_chunk) or 1]:
+                seen, _ = of_view[int(joined.positions[place])]
+                checked += 1
+                if input_digest(seen) != kept.digest:
+                    differing.append(f"{kept.row}" + (f" in view {view}" if inputs.augmentation else ""))
+    if not checked and store.manifest.teacher.spec.startswith("imported:"):
+        logger.warning(
+            "%s was imported, and nobody kept what its teacher's inputs were: ids, labels and classes agree with '%s'; "
+            "that images and preprocessing do cannot be proved.",
+            store, spec,
+        )  # fmt: skip
+    elif not checked:
         logger.warning(
             "None of the rows whose inputs %s can prove is in '%s': the images themselves were not compared.",
-            store, samples.spec,
+            store, spec,
         )  # fmt: skip
     if differing:
         cause = "another order of the files' content" if len(differing) < checked else _library_cause(store)
@@ -104,6 +129,11 @@ def _check_inputs(store: Store, samples: Samples, joined: JoinedDataset, preproc
             f"{len(differing)} of {checked} recomputed inputs are not what the teacher saw (rows {_some(differing)} "
             f"of {store}). Likely cause: {cause}, or samples of another split under the same ids."
         )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` numbers below ``count``, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(int)).tolist()
 
 
 def _place(rows: np.ndarray, row: int) -> int | None:
@@ -124,6 +154,6 @@ def _library_cause(store: Store) -> str:
     return "images that were changed or re-encoded since"
 
 
-def _some(rows: "np.ndarray | list[int]") -> str:
-    shown = ", ".join(str(int(row)) for row in rows[:5])
+def _some(rows: "np.ndarray | list[str]") -> str:
+    shown = ", ".join(str(row) for row in rows[:5])
     return shown if len(rows) <= 5 else f"{shown}, ..."

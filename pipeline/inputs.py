@@ -3,8 +3,8 @@
 Shapes: B batch, H and W image size.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..stores.errors import BadSampleError, KdpipeError, UsageError
+from ..stores import JoinedDataset, Store
+from ..stores.errors import BadSampleError, KdpipeError, RefusedError, UsageError
+from .augment import Augmentation, AugmentedView
+from .augment.geometry import Geometry
 from .data import Samples
 from .data.samples import ArrayItems
+from .tensors import Inputs, each, stack
 from .views import Preprocessing, input_digest
 
 
@@ -25,15 +29,35 @@ class Batch:
 
     Attributes:
         positions: (B,) int64, positions in the data set.
-        inputs: (B, channels, H, W), or whatever the data set gives, stacked.
+        inputs: (B, channels, H, W), or whatever tensors the data set gives, stacked, by name where they have names.
         labels: (B,) int64.
         digests: of the inputs at the positions asked for.
+        view: which view the inputs are.
+        drawn: of an augmented view, how it was drawn: (B, width) by the names of the store's arrays.
+        partner_labels: (B,) int64, of the samples that the inputs are mixed with; None where nothing is mixed.
+        label_shares: (B,) float32, the share of the sample's own input and label; the partner has the rest.
     """
 
     positions: np.ndarray
-    inputs: Any
+    inputs: Inputs
     labels: Tensor
     digests: dict[int, str] = field(default_factory=dict)
+    view: int = 0
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)
+    partner_labels: Tensor | None = None
+    label_shares: Tensor | None = None
+
+    def pinned(self) -> "Batch":
+        """The same with tensors in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same with tensors on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = ((name, getattr(self, name)) for name in ("inputs", "labels", "partner_labels", "label_shares"))
+        return replace(self, **{name: each(tensor, change) for name, tensor in tensors if tensor is not None})
 
 
 class InputDataset:
@@ -43,11 +67,52 @@ class InputDataset:
         samples: the data set.
         preprocessing: from raw inputs to input tensors.
         digested: positions whose input digest is wanted.
+        augmentation: how views of the inputs are drawn; None gives the inputs as they come.
+        view: which view.
+        size: side of augmented inputs in pixels; by default the augmentation's.
+        position_of_row: (N,) the position of every store row, among which mixed inputs have their partners; by default
+            positions are rows.
+        recorded: gives the crops and flips of some positions in a view, where they are not drawn.
     """
 
-    def __init__(self, samples: Samples, preprocessing: Preprocessing, digested: Iterable[int] = ()) -> None:
-        self.samples, self.preprocessing = samples, preprocessing
+    def __init__(
+        self,
+        samples: Samples,
+        preprocessing: Preprocessing,
+        digested: Iterable[int] = (),
+        *,
+        augmentation: Augmentation | None = None,
+        view: int = 0,
+        size: int | None = None,
+        position_of_row: np.ndarray | None = None,
+        recorded: "RecordedGeometry | None" = None,
+    ) -> None:
+        self.samples, self.preprocessing, self.view = samples, preprocessing, view
         self._digested = frozenset(digested)
+        self.augmentation, self._size = augmentation, size
+        self._position_of_row, self._recorded = position_of_row, recorded
+        self._augmented = augmentation and AugmentedView(
+            augmentation=augmentation, preprocessing=preprocessing, view=view, size=size
+        )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether inputs are mixed of two samples each."""
+        return self.augmentation is not None and self.augmentation.mixes
+
+    def at_size(self, size: int) -> "InputDataset":
+        """The same data set with inputs of another size: the same crops, scaled."""
+        return InputDataset(
+            self.samples, self.preprocessing.at_size(size), self._digested, augmentation=self.augmentation,
+            view=self.view, size=size, position_of_row=self._position_of_row, recorded=self._recorded,
+        )  # fmt: skip
+
+    def at_view(self, view: int, digested: Iterable[int] = ()) -> "InputDataset":
+        """The same data set in another view."""
+        return InputDataset(
+            self.samples, self.preprocessing, digested, augmentation=self.augmentation, view=view,
+            size=self._size, position_of_row=self._position_of_row, recorded=self._recorded,
+        )  # fmt: skip
 
     @property
     def sample_ids(self) -> pa.Array:
@@ -57,8 +122,11 @@ class InputDataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, position: int) -> tuple[Any, int]:
-        return self.preprocessing.one(self.samples.raw(position)), int(self.samples.labels[position])
+    def __getitem__(self, position: int) -> tuple[Inputs, int]:
+        label = int(self.samples.labels[position])
+        if self._augmented is not None:
+            return _row(self.batch(np.array([position])).inputs, 0), label
+        return self.preprocessing.one(self.samples.raw(position)), label
 
     def __getitems__(self, positions: list[int]) -> "Batch | KdpipeError":
         """A whole batch; an error is returned, not raised, so that it crosses the worker boundary unchanged."""
@@ -72,29 +140,117 @@ class InputDataset:
 
         Raises:
             BadSampleError: a sample cannot be read.
-            UsageError: the inputs have different shapes.
+            UsageError: the inputs have different shapes, or cannot be augmented.
         """
+        raws, labels = self._raws(positions), torch.from_numpy(self.samples.labels[positions])
+        if self._augmented is not None:
+            batch = self._augment(self._augmented, raws, positions, labels)
+        elif isinstance(raws, Tensor):
+            batch = Batch(positions, self.preprocessing.batch(raws), labels)
+        else:
+            batch = Batch(positions, self._stack([self.preprocessing.one(raw) for raw in raws]), labels)
+        wanted = [(i, int(p)) for i, p in enumerate(positions) if int(p) in self._digested]
+        return replace(batch, digests={position: input_digest(_row(batch.inputs, i)) for i, position in wanted})
+
+    def _augment(self, view: AugmentedView, raws: "list[Any] | Tensor", positions: np.ndarray, labels: Tensor) -> Batch:
+        ids = self._ids(positions)
+        geometry = self._geometry(view, raws, positions)
+        inputs = view.batch(raws, ids, geometry)
+        drawn = {"boxes": geometry.boxes, "flips": geometry.flips[:, None]}
+        if not view.augmentation.mixes:
+            return Batch(positions, inputs, labels, view=view.view, drawn=drawn)
+        rows_of = self._position_of_row
+        mixing = view.mixing(ids, len(self) if rows_of is None else len(rows_of))
+        partners = mixing.rows if rows_of is None else rows_of[mixing.rows]
+        others = self._raws(partners)
+        others = view.batch(others, self._ids(partners), self._geometry(view, others, partners))
+        inputs = view.mixed(inputs, others, mixing)
+        return Batch(
+            positions, inputs, labels, view=view.view, drawn={**drawn, **mixing.arrays()},
+            partner_labels=torch.from_numpy(self.samples.labels[partners]),
+            label_shares=torch.from_numpy(mixing.ratios),
+        )  # fmt: skip
+
+    def _geometry(self, view: AugmentedView, raws: "list[Any] | Tensor", positions: np.ndarray) -> Geometry:
+        if self._recorded is not None:
+            return self._recorded(positions, view.view)
+        return view.geometry(raws, self._ids(positions))
+
+    def _ids(self, positions: np.ndarray) -> list[str]:
+        return self.sample_ids.take(pa.array(positions)).to_pylist()
+
+    def _raws(self, positions: np.ndarray) -> "list[Any] | Tensor":
         items = self.samples.items
         if isinstance(items, ArrayItems):
-            inputs = self.preprocessing.batch(items.batch(self.samples.indices[positions].tolist()))
-        else:
-            inputs = self._stack([self.preprocessing.one(self.samples.raw(int(p))) for p in positions])
-        wanted = [(i, int(p)) for i, p in enumerate(positions) if int(p) in self._digested]
-        return Batch(
-            positions=positions,
-            inputs=inputs,
-            labels=torch.from_numpy(self.samples.labels[positions]),
-            digests={position: input_digest(inputs[i]) for i, position in wanted},
-        )
+            return items.batch(self.samples.indices[positions].tolist())
+        return [self.samples.raw(int(position)) for position in positions]
 
-    def _stack(self, inputs: list[Any]) -> Tensor:
-        shapes = sorted({tuple(value.shape) for value in inputs})
-        if len(shapes) > 1:
-            raise UsageError(
-                f"The inputs of '{self.samples.spec}' have different shapes ({shapes[0]} and {shapes[1]}). "
-                "Give --preprocess image,resize=..,crop=..,channels=3."
+    def _stack(self, inputs: list[Inputs]) -> Inputs:
+        try:
+            return stack(inputs)
+        except ValueError as error:
+            are_images = isinstance(inputs[0], Tensor) and inputs[0].ndim == 3
+            cure = "Give --preprocess image,resize=..,crop=..,channels=3" if are_images else "Pad them in the data set"
+            raise UsageError(f"The inputs of '{self.samples.spec}' have different shapes ({error}). {cure}.") from None
+
+
+@dataclass(frozen=True)
+class RecordedGeometry:
+    """Crops and flips that a store has of its views.
+
+    Attributes:
+        store: the store.
+        row_of: (N,) the store's row of every position of a data set.
+    """
+
+    store: Store
+    row_of: np.ndarray
+
+    def __call__(self, positions: np.ndarray, view: int) -> Geometry:
+        """Those of some positions that the store has."""
+        read = self.store.read(self.row_of[positions], arrays=("boxes", "flips"), view=view)
+        return Geometry(boxes=read["boxes"], flips=read["flips"][:, 0])
+
+
+def store_inputs(
+    store: Store,
+    samples: Samples,
+    joined: JoinedDataset,
+    preprocessing: Preprocessing,
+    *,
+    mixup: float | None = None,
+) -> InputDataset:
+    """A data set as a store's teacher saw it: with the augmentation of its views, if it has any.
+
+    Args:
+        store: the store.
+        samples: the data set.
+        joined: the samples both have.
+        preprocessing: from raw inputs to input tensors.
+        mixup: alpha of a mixing that the teacher has not seen; its store has augmented views.
+
+    Raises:
+        RefusedError: views are mixed, and the data set lacks samples that they are mixed of.
+    """
+    augmentation, position_of_row = Augmentation.of(store.manifest), None
+    if augmentation is not None and mixup is not None:
+        augmentation = replace(augmentation, mixup=mixup)
+    if augmentation is not None and augmentation.mixes:
+        if len(joined) < len(store):
+            raise RefusedError(
+                f"The inputs are mixed of two samples of {store} each, and {len(store) - len(joined):,} of its "
+                f"{len(store):,} samples are not in '{samples.spec}'. Give all the data that it was made from."
             )
-        return torch.stack(inputs)
+        position_of_row = np.empty(len(store), np.int64)
+        position_of_row[joined.rows] = joined.positions
+    recorded = None
+    if augmentation is not None and augmentation.recorded:
+        row_of = np.full(len(samples), -1, np.int64)
+        row_of[joined.positions] = joined.rows
+        recorded = RecordedGeometry(store, row_of)
+    return InputDataset(
+        samples, preprocessing, augmentation=augmentation, position_of_row=position_of_row, recorded=recorded
+    )
 
 
 def load_batches(
@@ -122,11 +278,7 @@ def load_batches(
     for batch in loader:
         if isinstance(batch, KdpipeError):
             raise batch
-        yield (
-            batch
-            if not pin_memory
-            else Batch(batch.positions, batch.inputs.pin_memory(), batch.labels.pin_memory(), batch.digests)
-        )
+        yield batch.pinned() if pin_memory else batch
 
 
 def readable_positions(dataset: InputDataset, *, num_workers: int) -> tuple[np.ndarray, list[str]]:
@@ -158,6 +310,11 @@ class _Probe:
         except BadSampleError as error:
             return str(error)
         return None
+
+
+def _row(inputs: Inputs, index: int) -> Inputs:
+    """One sample of a batch."""
+    return each(inputs, lambda tensor: tensor[index])
 
 
 def _as_it_is(batch: Any) -> Any:

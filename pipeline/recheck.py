@@ -11,12 +11,11 @@ import numpy as np
 
 from ..stores import MismatchError, Store, UsageError, open_store
 from ..stores.codecs import Float16, Float32, LogitCodec, TopK
-from ..stores.layout import array_file
 from ..stores.report import Finding, Report
 from .alignment import check_alignment
 from .data import load_data
 from .hardware import pick_device, round_off
-from .inputs import InputDataset
+from .inputs import InputDataset, store_inputs
 from .teachers import Teacher, load_teacher
 
 # of two sums of exponentials
@@ -68,7 +67,7 @@ def recheck(
         teacher: the model spec it was made with; a store's own record of it is never loaded.
         data: the data spec it was made from.
         preprocess: as it was given to extract, if it was.
-        rows: how many rows to compute again.
+        rows: how many rows of all views to compute again.
         device: torch device, or ``auto``.
 
     Raises:
@@ -84,17 +83,20 @@ def recheck(
     precision = manifest.precision.partition("/")[0]  # what ran it is no part of the precision
     loaded = load_teacher(teacher, samples, preprocess=preprocess, device=where, precision=precision)
     _check_same_teacher(opened, loaded, teacher)
-    inputs = InputDataset(samples, loaded.preprocessing)
-    joined = opened.join(inputs)
-    check_alignment(opened, samples, joined, loaded.preprocessing)
-    picked = np.unique(np.linspace(0, len(joined) - 1, min(rows, len(joined))).round().astype(np.int64))
+    joined = opened.join(InputDataset(samples, loaded.preprocessing))
+    inputs = store_inputs(opened, samples, joined, loaded.preprocessing)
+    check_alignment(opened, inputs, joined, manifest.num_views)
+    total = len(joined) * manifest.num_views
+    picked = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64))
     on_cpu = where.type == "cpu" and manifest.device == "cpu"
     comparison = _Comparison(opened, round_off(precision, on_cpu))
-    for start in range(0, len(picked), manifest.batch_size):
-        part = picked[start : start + manifest.batch_size]
-        batch = inputs.batch(joined.positions[part])
-        logits = loaded.logits(batch.inputs, manifest.num_classes).cpu().numpy()
-        comparison.add(joined.rows[part], logits)
+    for view in np.unique(picked // len(joined)).tolist():
+        of_view = picked[picked // len(joined) == view] % len(joined)
+        for start in range(0, len(of_view), manifest.batch_size):
+            part = of_view[start : start + manifest.batch_size]
+            batch = inputs.at_view(view).batch(joined.positions[part])
+            logits = loaded.logits(batch.inputs, manifest.num_classes).cpu().numpy()
+            comparison.add(view, joined.rows[part], logits)
     return Replay(rows=len(picked), largest_difference=comparison.largest, findings=tuple(comparison.findings()))
 
 
@@ -118,18 +120,21 @@ class _Comparison:
         manifest = store.manifest
         self._store, self._round_off, self._codec = store, round_off, manifest.logit_codec
         decoded = ("logits",) if manifest.components("logits") else ()
-        self._names = list(dict.fromkeys([*decoded, *(array.name for array in manifest.arrays)]))
+        said = (array.name for array in manifest.arrays if array not in manifest.view_arrays)
+        self._names = list(dict.fromkeys([*decoded, *said]))
         self._compared: dict[int, int] = {}
         self._bad: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
+        self._view = 0
         self.largest: float | None = None
 
-    def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
-        """Compare (B,) rows with their recomputed (B, C) logits."""
-        stored = self._store.read(rows, arrays=self._names)
+    def add(self, view: int, rows: np.ndarray, logits: np.ndarray) -> None:
+        """Compare (B,) rows of a view with their recomputed (B, C) logits."""
+        self._view = view
+        stored = self._store.read(rows, arrays=self._names, view=view)
         tolerance = self._round_off * np.abs(logits).max(1, keepdims=True)
         for row in rows.tolist():
-            block = row // self._store.manifest.chunk_rows
-            self._compared[block] = self._compared.get(block, 0) + 1
+            chunk = self._chunk(row)
+            self._compared[chunk] = self._compared.get(chunk, 0) + 1
         if "logits" in stored and isinstance(self._codec, LogitCodec):
             values = stored["features"].astype(np.float32) if self._codec.source == "features" else logits
             allowed = _allowed(self._codec, values, self._store.constants, tolerance)
@@ -166,15 +171,17 @@ class _Comparison:
     def findings(self) -> list[Finding]:
         """One for each array of each chunk that has rows that differ."""
         found = []
-        for (block, name), bad in sorted(self._bad.items()):
+        grid = self._store.manifest.grid
+        for (chunk, name), bad in sorted(self._bad.items()):
             row, difference, allowed = max(bad, key=lambda entry: entry[1] / entry[2] if entry[2] else np.inf)
             what = "order" if name in ("ranks", "top_classes") else "logits"
             problem = (
-                f"the teacher gives other {what} in {len(bad)} of {self._compared[block]} rows computed again: "
+                f"the teacher gives other {what} in {len(bad)} of {self._compared[chunk]} rows computed again: "
                 f"row {row:,} is off by {difference:.3g}, rounding explains {allowed:.2g}"
             )
-            path = array_file(self._store.stored(name)[0].name, 0, block)
-            found.append(Finding(path=path, chunk=block, check="replay", problem=problem))
+            array = self._store.stored(name)[0].name
+            path = self._store.layout.array_file(array, grid.view(chunk), grid.block(chunk))
+            found.append(Finding(path=path, chunk=chunk, check="replay", problem=problem))
         return found
 
     def _note(self, name: str, rows: np.ndarray, difference: np.ndarray, allowed: np.ndarray) -> None:
@@ -182,9 +189,12 @@ class _Comparison:
         over = ~(difference <= allowed)  # NaN compares false
         for i in np.flatnonzero(over.any(1)).tolist():
             worst = int(np.argmax(difference[i] - allowed[i]))
-            block = int(rows[i]) // self._store.manifest.chunk_rows
             entry = (int(rows[i]), float(difference[i, worst]), float(allowed[i, worst]))
-            self._bad.setdefault((block, name), []).append(entry)
+            self._bad.setdefault((self._chunk(int(rows[i])), name), []).append(entry)
+
+    def _chunk(self, row: int) -> int:
+        grid = self._store.manifest.grid
+        return self._view * grid.chunks_per_view + row // grid.chunk_rows
 
 
 def _allowed(

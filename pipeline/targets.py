@@ -95,11 +95,13 @@ def pick_placement(
     needed = num_rows * sum(store.require(name).row_bytes for name in arrays)
     if device.type == "cuda" and needed <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "gpu"
-    return "ram" if store.manifest.logit_codec.compressed and 2 * needed <= physical_memory() else "mmap"
+    return "ram" if store.layout.decodes and 2 * needed <= physical_memory() else "mmap"
 
 
 class ResidentTargets:
     """The arrays of all rows in use, kept in memory: a batch is one gather, on the device they are kept on.
+
+    One view is kept: a batch of another one replaces it.
 
     Args:
         store: the store.
@@ -120,15 +122,33 @@ class ResidentTargets:
         kept_on: torch.device,
         device: torch.device,
     ) -> None:
-        self._kept = {name: _load(store, name, joined.rows, kept_on) for name in arrays}
+        self._store, self._rows = store, joined.rows
+        infos = [store.require(name) for name in arrays]
+        self._kept = {
+            info.name: torch.empty((len(joined), info.width), dtype=getattr(torch, info.dtype), device=kept_on)
+            for info in infos
+        }
+        self._load(view=0)
         self._place_of = torch.full((num_positions,), -1, dtype=torch.int64)
         self._place_of[torch.from_numpy(joined.positions)] = torch.arange(len(joined))
         self._kept_on, self._device = kept_on, device
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The arrays for a batch, in the stored dtypes, on the device."""
+        if batch.view != self._view:
+            self._load(batch.view)
         places = self._place_of[torch.from_numpy(batch.positions)].to(self._kept_on, non_blocking=True)
         return {name: _take(kept, places).to(self._device) for name, kept in self._kept.items()}
+
+    def _load(self, view: int) -> None:
+        """A view's rows, copied piece by piece, so that they are in memory once."""
+        for name, kept in self._kept.items():
+            for start in range(0, len(kept), _STREAMED_ROWS):
+                part = self._rows[start : start + _STREAMED_ROWS]
+                read = self._store.read(part, arrays=(name,), view=view)[name]
+                kept[start : start + len(part)] = torch.from_numpy(read)
+        self._view = view
+        self._store.release(view)
 
 
 class MappedTargets:
@@ -150,20 +170,59 @@ class MappedTargets:
         self._row_of[joined.positions] = joined.rows
         count = _PINNED_BUFFERS if device.type == "cuda" else 1
         self._buffers = [_Buffer(store, arrays, device) for _ in range(count)]
-        self._next = 0
+        self._next = self._view = 0
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The arrays for a batch, in the stored dtypes, on the device; a later batch may overwrite them."""
+        if batch.view != self._view:
+            self._store.release(self._view)
+            self._view = batch.view
         buffer = self._buffers[self._next]
         self._next = (self._next + 1) % len(self._buffers)
         into = buffer.rows(len(batch.positions))
         out = {name: tensor.numpy() for name, tensor in into.items()}
-        self._store.read(self._row_of[batch.positions], arrays=self._arrays, out=out)
+        self._store.read(self._row_of[batch.positions], arrays=self._arrays, view=batch.view, out=out)
         return buffer.send(into)
 
-    def ahead(self, batches: Iterable[Batch], sampler: BatchSampler, first_batch: int) -> Iterator[Batch]:
-        """Give the batches, while a thread brings the chunks they will need into memory."""
-        return self._store.read_ahead(batches, sampler, arrays=self._arrays, first_batch=first_batch)
+    def ahead(self, batches: Iterable[Batch], sampler: BatchSampler, first_batch: int, view: int) -> Iterator[Batch]:
+        """Give the batches of a view, while a thread brings the chunks they will need into memory."""
+        return self._store.read_ahead(batches, sampler, arrays=self._arrays, view=view, first_batch=first_batch)
+
+
+def with_partner_labels(targets: Targets, device: torch.device) -> Targets:
+    """The targets of mixed inputs: the same, and the labels and shares of what they are mixed of."""
+
+    def of(batch: Batch) -> dict[str, Tensor]:
+        mixed = {"partner_labels": batch.partner_labels, "label_shares": batch.label_shares}
+        moved = {name: t.to(device, non_blocking=True) for name, t in mixed.items() if t is not None}
+        return {**targets(batch), **moved}
+
+    return of
+
+
+def with_view_logits(
+    targets: Targets, store: Store, joined: JoinedDataset, num_positions: int, *, num_views: int, device: torch.device
+) -> Targets:
+    """The targets, and the teacher's logits of every view in use: ``view_logits`` (B, V, C)."""
+    row_of = np.full(num_positions, -1, np.int64)
+    row_of[joined.positions] = joined.rows
+
+    def of(batch: Batch) -> dict[str, Tensor]:
+        rows = row_of[batch.positions]
+        views = np.stack([store.read(rows, view=view)["logits"] for view in range(num_views)], axis=1)
+        return {**targets(batch), "view_logits": torch.from_numpy(views).to(device)}
+
+    return of
+
+
+def with_partner_logits(targets: Targets, store: Store, device: torch.device) -> Targets:
+    """The targets, and the teacher's logits of the samples that inputs are mixed with: ``partner_logits`` (B, C)."""
+
+    def of(batch: Batch) -> dict[str, Tensor]:
+        partners = store.read(batch.drawn["mix_rows"][:, 0], view=batch.view)["logits"]
+        return {**targets(batch), "partner_logits": torch.from_numpy(partners).to(device)}
+
+    return of
 
 
 class _Buffer:
@@ -190,16 +249,6 @@ class _Buffer:
         if self._copied is not None:
             self._copied.record()
         return sent
-
-
-def _load(store: Store, name: str, rows: np.ndarray, device: torch.device) -> Tensor:
-    """An array's rows on a device, copied piece by piece, so that they are in memory once."""
-    info = store.require(name)
-    kept = torch.empty((len(rows), info.width), dtype=getattr(torch, info.dtype), device=device)
-    for start in range(0, len(rows), _STREAMED_ROWS):
-        part = rows[start : start + _STREAMED_ROWS]
-        kept[start : start + len(part)] = torch.from_numpy(store.read(part, arrays=(name,))[name])
-    return kept
 
 
 def _take(kept: Tensor, places: Tensor) -> Tensor:

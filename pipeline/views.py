@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from ..stores.errors import UsageError, unknown
 from .specs import Spec
+from .tensors import Inputs, as_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,24 @@ class Preprocessing:
         """The fields, as a manifest keeps them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
-    def one(self, raw: Any) -> Any:
-        """The tensor for one raw input: (channels, H, W) float32; inputs that are not images pass unchanged."""
-        image = torch.from_numpy(raw) if isinstance(raw, np.ndarray) else raw
-        if not (isinstance(image, Tensor) or _is_pil(image)):
+    def at_size(self, size: int) -> "Preprocessing":
+        """For inputs of ``size`` pixels a side: the same share of the image, shrunk or enlarged."""
+        share = 1 if self.resize is None or self.crop is None else self.resize / self.crop
+        return dataclasses.replace(self, resize=round(size * share), crop=size)
+
+    def one(self, raw: Any) -> Inputs:
+        """What a network is given for one raw input: (channels, H, W) float32 for an image.
+
+        Named tensors, and whole numbers other than uint8, pass unchanged.
+
+        Raises:
+            UsageError: the input is nothing that a network takes, or is no image and is to be prepared as one.
+        """
+        image = raw if _is_pil(raw) else as_inputs(raw)
+        if isinstance(image, dict):
+            self._refuse_named(image)
             return image
+        self._check_axes(image)
         if self.resize is not None:
             functional = _functional()
             mode = functional.InterpolationMode(self.interpolation)
@@ -140,6 +153,21 @@ class Preprocessing:
         if self.resize is None and self.crop is None:
             return self._normalise(raw_BCHW)
         return torch.stack([self.one(raw) for raw in raw_BCHW])
+
+    def _refuse_named(self, inputs: dict[str, Tensor]) -> None:
+        if self != Preprocessing():
+            raise UsageError(
+                f"The data set gives tensors by name ({', '.join(sorted(inputs))}), which go to the network as they "
+                "are. Leave --preprocess out, and prepare them in the data set."
+            )
+
+    def _check_axes(self, image: Tensor | Image) -> None:
+        as_image = [name for name in ("resize", "crop", "channels") if getattr(self, name) is not None]
+        if isinstance(image, Tensor) and image.ndim < 3 and as_image:
+            raise UsageError(
+                f"The data set gives inputs of shape {tuple(image.shape)}, which are no images: "
+                f"{', '.join(as_image)} cannot be applied. Leave --preprocess out, and prepare them in the data set."
+            )
 
     def _normalise(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
@@ -160,9 +188,15 @@ class Preprocessing:
         return functional.grayscale_to_rgb(image) if self.channels == 3 else functional.rgb_to_grayscale(image)
 
 
-def input_digest(tensor: Tensor) -> str:
-    """The digest of an input tensor: BLAKE2b with 128 bits over dtype, shape and bytes."""
-    array = tensor.detach().cpu().contiguous()
+def input_digest(inputs: Inputs) -> str:
+    """The digest of an input: BLAKE2b with 128 bits over dtype, shape and bytes of a tensor.
+
+    For named tensors, over the lines ``NAME=DIGEST``, sorted by name.
+    """
+    if isinstance(inputs, dict):
+        lines = "".join(f"{name}={input_digest(inputs[name])}\n" for name in sorted(inputs))
+        return f"blake2b-128:{hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()}"
+    array = inputs.detach().cpu().contiguous()
     digest = hashlib.blake2b(f"{array.dtype}{tuple(array.shape)}".encode(), digest_size=16)
     digest.update(array.view(torch.uint8).numpy().data if array.ndim else array.numpy().tobytes())
     return f"blake2b-128:{digest.hexdigest()}"

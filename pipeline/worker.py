@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,13 @@ from torch import Tensor
 
 from ..stores import StoreWriter
 from ..stores.claims import ChunkClaims
+from ..stores.confidence import confidence_and_entropy
 from ..stores.errors import BadLogitsError
+from ..stores.groups import group_names
 from ..stores.manifest import InputDigest
 from ..stores.ranking import rank_classes
 from ..stores.tables import SAMPLES_SCHEMA
-from .data import Samples
 from .features import LastLayer
-from .groups import group_names
 from .inputs import Batch, InputDataset, load_batches
 from .teachers import Teacher
 
@@ -50,7 +51,7 @@ class ChunkWorker:
     """Makes chunks of one store.
 
     Args:
-        samples: the data set, already in row order: position i is row i.
+        inputs: the data set, already in row order: position i is row i; with the augmentation of the store.
         teacher: the teacher.
         writer: the store.
         class_groups: (C,) group of every class.
@@ -61,7 +62,7 @@ class ChunkWorker:
 
     def __init__(
         self,
-        samples: Samples,
+        inputs: InputDataset,
         teacher: Teacher,
         writer: StoreWriter,
         class_groups: np.ndarray,
@@ -69,7 +70,7 @@ class ChunkWorker:
         batch_size: int,
         num_workers: int,
     ) -> None:
-        self._samples, self._teacher, self._writer = samples, teacher, writer
+        self._inputs, self._samples, self._teacher, self._writer = inputs, inputs.samples, teacher, writer
         self._class_groups, self._groups = class_groups, np.array(group_names(class_groups))
         self._batch_size, self._num_workers = batch_size, num_workers
         self._codec = writer.manifest.logit_codec if writer.manifest.logit_arrays else None
@@ -90,20 +91,13 @@ class ChunkWorker:
             OSError: from writing.
         """
         grid = self._writer.manifest.grid
-        digested = {int(row) for chunk in chunks for row in digest_rows(grid.rows(chunk))}
-        dataset = InputDataset(self._samples, self._teacher.preprocessing, digested)
-        batches = load_batches(
-            dataset,
-            self._plan(chunks, claims),
-            num_workers=self._num_workers,
-            pin_memory=self._teacher.device.type == "cuda",
-        )
         chunk: _Chunk | None = None
         computed = started = 0
         with ThreadPoolExecutor(1, "kdpipe-rank") as executor:
             pending: deque[Future[None]] = deque()
-            for batch in batches:
-                chunk = chunk or self._new_chunk(int(batch.positions[0]) // grid.chunk_rows)
+            for batch in self._batches(chunks, claims):
+                block = int(batch.positions[0]) // grid.chunk_rows
+                chunk = chunk or self._new_chunk(batch.view * grid.chunks_per_view + block)
                 logits = self._teacher.logits(batch.inputs, self._samples.num_classes)
                 features = None if self._layer is None else self._layer.take(logits)
                 pending.append(executor.submit(self._add, chunk, started, logits, features, batch))
@@ -116,6 +110,19 @@ class ChunkWorker:
                 if whole:
                     self._write(chunk, claims)
                     chunk, started = None, 0
+
+    def _batches(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[Batch]:
+        """The inputs of the chunks, view by view."""
+        grid = self._writer.manifest.grid
+        for view, of_view in groupby(chunks, grid.view):
+            numbers = list(of_view)
+            digested = {int(row) for chunk in numbers for row in digest_rows(grid.rows(chunk))}
+            yield from load_batches(
+                self._inputs.at_view(view, digested),
+                self._plan(numbers, claims),
+                num_workers=self._num_workers,
+                pin_memory=self._teacher.device.type == "cuda",
+            )
 
     def _plan(self, chunks: Sequence[int], claims: ChunkClaims) -> Iterator[list[int]]:
         """The positions of every batch; a chunk is claimed when its first batch is asked for."""
@@ -154,10 +161,12 @@ class ChunkWorker:
         values = on_cpu if features is None else features.cpu().numpy()
         self._check(on_cpu, values, batch.positions)
         place = slice(start, start + len(logits))
-        chunk.confidence[place], chunk.entropy[place] = _confidence_and_entropy(on_cpu)
+        chunk.confidence[place], chunk.entropy[place] = confidence_and_entropy(on_cpu)
         if self._codec is not None:
             for name, rows in self._codec.encode(values, self._class_groups).items():
                 chunk.arrays[name][place] = rows
+        for name, rows in batch.drawn.items():
+            chunk.arrays[name][place] = rows
         # the top class is needed in any case; ranks cost the same sort
         order = rank_classes(on_cpu) if order is None else order
         if (ranks := chunk.arrays.get("ranks")) is not None:
@@ -218,14 +227,6 @@ class ChunkWorker:
 def digest_rows(rows: range) -> np.ndarray:
     """The rows of a chunk whose input digest is kept: evenly spread, the first and the last among them."""
     return np.unique(np.linspace(rows.start, rows.stop - 1, DIGESTS_PER_CHUNK).round().astype(np.int64))
-
-
-def _confidence_and_entropy(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The softmax's largest probability and its entropy in nats: (B,) each."""
-    shifted = logits - logits.max(1, keepdims=True)
-    weights = np.exp(shifted)
-    total = weights.sum(1)
-    return 1 / total, np.log(total) - np.einsum("bc,bc->b", weights, shifted) / total
 
 
 def _rank_on_device(logits: Tensor) -> np.ndarray:

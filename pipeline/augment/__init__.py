@@ -5,7 +5,7 @@ from .generator import ViewKeys, view_keys
 from .geometry import Geometry, PaddedCrop, ResizedCrop
 from .library import ALLOWED, Transform
 from .mixing import Mixing
-from .probe import LibraryProbe
+from .probe import take_probe
 from .view import AugmentedView
 
 __all__ = [
@@ -13,11 +13,11 @@ __all__ = [
     "Augmentation",
     "AugmentedView",
     "Geometry",
-    "LibraryProbe",
     "Mixing",
     "PaddedCrop",
     "ResizedCrop",
     "Transform",
     "ViewKeys",
+    "take_probe",
     "view_keys",
 ]

@@ -5,10 +5,11 @@ import math
 import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from ...stores import Manifest
 from ...stores.errors import UsageError, unknown
 from ..specs import Spec
 from .geometry import Interpolation, PaddedCrop, ResizedCrop
@@ -38,6 +39,7 @@ class Augmentation:
         mixup: alpha of mixup's ratio, Beta(alpha, alpha); None for none.
         cutmix: likewise.
         seed: of all views.
+        recorded: crops and flips are not drawn but read from the store: somebody else drew them.
 
     Raises:
         UsageError: a value out of its range.
@@ -53,6 +55,7 @@ class Augmentation:
     mixup: float | None = None
     cutmix: float | None = None
     seed: int = 0
+    recorded: Literal[True] | None = None
 
     def __post_init__(self) -> None:
         _check("size", self.size, 1, _MAX_SIZE)
@@ -109,6 +112,15 @@ class Augmentation:
             return msgspec.convert({**fields, "transforms": nested}, cls)
         except msgspec.ValidationError as error:
             raise UsageError(f"{place} cannot be read: {str(error).removesuffix('.')}.") from None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Augmentation | None":
+        """That of a store's views; None where its inputs are as they come.
+
+        Raises:
+            UsageError: as :meth:`from_dict`.
+        """
+        return None if manifest.augmentation is None else cls.from_dict(manifest.augmentation)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as a manifest keeps them: transforms as ``{"name": .., parameter: ..}``."""

@@ -37,6 +37,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "RandomVerticalFlip": frozenset({"p"}),
     "TrivialAugmentWide": frozenset({"num_magnitude_bins", "interpolation"}),
 }
+# a stranger's store may name any number: these are repeated, and others are sizes, degrees or factors
+_COUNTS = ("num_ops", "mixture_width", "chain_depth")
+_MAX_COUNT, _MAX_NUMBER = 10, 1000
 # what we draw ourselves, and how it is asked for
 _OURS = {
     "RandomCrop": "size=.. and padding=..",
@@ -73,6 +76,7 @@ class Transform:
         for name in self.parameters:
             if name not in ALLOWED[self.name]:
                 raise unknown(f"parameter of '{self.name}'", name, ALLOWED[self.name])
+            _check_size(self.name, name, self.parameters[name])
         probability = self.parameters.get("p", 0)
         if isinstance(probability, str | tuple) or not 0 <= probability <= 1:
             raise UsageError(f"The transform '{self.name}' has p={probability}; it must be from 0 to 1.")
@@ -99,6 +103,13 @@ class Transform:
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0].removesuffix(".")
             raise UsageError(f"The transform '{self.name}' cannot be made: {reason}.") from None
+
+
+def _check_size(transform: str, name: str, value: Value) -> None:
+    largest = _MAX_COUNT if name in _COUNTS else _MAX_NUMBER
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, str) and not abs(number) <= largest:  # NaN compares false
+            raise UsageError(f"The transform '{transform}' has {name}={number:g}; at most {largest} is allowed.")
 
 
 def run_seeded(transforms: list[Callable[[Tensor], Tensor]], image: Tensor, key: int) -> Tensor:

@@ -28,6 +28,10 @@ class Mixing:
     ratios: np.ndarray
     cuts: np.ndarray
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As a store keeps them: (B, width) by the names of its arrays."""
+        return {"mix_rows": self.rows[:, None], "mix_ratios": self.ratios[:, None], "mix_cuts": self.cuts}
+
 
 def draw_mixing(mixup: float | None, cutmix: float | None, keys: np.ndarray, num_rows: int, size: int) -> Mixing:
     """Partner, ratio and cut of B samples.

@@ -50,18 +50,21 @@ class AugmentedView:
         """
         return self._draw(_images(raws), self.keys(sample_ids))
 
-    def batch(self, raws: Sequence[Any] | Tensor, sample_ids: Sequence[str]) -> Tensor:
+    def batch(
+        self, raws: Sequence[Any] | Tensor, sample_ids: Sequence[str], geometry: Geometry | None = None
+    ) -> Tensor:
         """The input tensors of some samples, not mixed: (B, channels, size, size) float32.
 
         Args:
             raws: PIL images or (channels, H, W) uint8 of any sizes, or (B, channels, H, W) uint8.
             sample_ids: their ids.
+            geometry: what :meth:`geometry` gives for them, where that is known.
 
         Raises:
             UsageError: an input is not an image, or does not fit the augmentation.
         """
         images, keys, size = _images(raws), self.keys(sample_ids), self._size
-        geometry = self._draw(images, keys)
+        geometry = geometry or self._draw(images, keys)
         if isinstance(images, Tensor):
             cropped = list(apply_batch(images, geometry, size, self.augmentation.interpolation))
         else:
@@ -72,7 +75,13 @@ class AugmentedView:
             cropped = [run_seeded(self._transforms, image, key) for image, key in pairs]
         if len({image.shape for image in cropped}) == 1:
             return self._finish.batch(torch.stack(cropped))
-        return torch.stack([self._finish.one(image) for image in cropped])
+        finished = [self._finish.one(image) for image in cropped]
+        if len(channels := {len(image) for image in finished}) > 1:
+            raise UsageError(
+                f"Some images have {min(channels)} channel(s), others {max(channels)}. Give --preprocess "
+                "image,channels=3."
+            )
+        return torch.stack(finished)
 
     def one(self, raw: Any, sample_id: str) -> Tensor:
         """The input tensor of one sample, not mixed: (channels, size, size) float32.

@@ -2,7 +2,7 @@
 
 from .abkd import ABKD, abkd
 from .balanced_softmax import BalancedSoftmax, balanced_softmax
-from .bayesian import bayesian_kd, log_mean_probabilities
+from .bayesian import BayesianKD, bayesian_kd, log_mean_probabilities
 from .bkd import BKD, bkd
 from .cckd import CCKD, cckd
 from .ce import CrossEntropy
@@ -18,7 +18,7 @@ from .listmle import ListMLE, listmle
 from .logit_adjustment import LogitAdjustment, logit_adjustment
 from .lskd import LSKD, standardise
 from .ltkd import LTKD, group_masses, ltkd, ltkd_top
-from .mixkd import mixkd
+from .mixkd import MixKD, mixkd
 from .objective import Objective
 from .pld import PLD, pld
 from .redistill import REDistill, redistill
@@ -41,11 +41,13 @@ __all__ = [
     "PLD",
     "RLKD",
     "BalancedSoftmax",
+    "BayesianKD",
     "CrossEntropy",
     "ListMLE",
     "LogitAdjustment",
     "Loss",
     "LossInputs",
+    "MixKD",
     "Objective",
     "REDistill",
     "RebalancedGRKD",

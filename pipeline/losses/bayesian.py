@@ -3,11 +3,14 @@
 # Shapes: V views, B batch, C classes.
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from ...stores.errors import UsageError
 from .numerics import check_logits, check_positive, compute_dtype, full_precision
+from .registry import Loss, LossInputs, register
 
 
 def log_mean_probabilities(view_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -62,3 +65,25 @@ def bayesian_kd(student_logits: Tensor, view_logits: Tensor, *, temperature: flo
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         return -(targets.to(dtype).exp() * student_logits.to(dtype).log_softmax(1)).sum(1).mean()
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class BayesianKD(Loss):
+    """`bayesian_kd` as an entry of the registry: over all views in use, whichever of them the student sees."""
+
+    name: ClassVar[str] = "bayesian"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    all_views: ClassVar[bool] = True
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self.name, "temperature", self.temperature)
+
+    def __call__(self, batch: LossInputs) -> Tensor:
+        """The loss of one batch, unweighted: a scalar."""
+        logits = batch.need("logits", self.name)
+        views = logits[None] if batch.view_logits is None else batch.view_logits.transpose(0, 1)
+        return bayesian_kd(batch.student_logits, views, temperature=self.temperature)

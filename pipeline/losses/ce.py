@@ -15,15 +15,28 @@ from .registry import Loss, LossInputs, register
 @register
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Loss):
-    """``-log softmax(z)[y]``, batch mean; computed in float32 or better."""
+    """``-log softmax(z)[y]``, batch mean; computed in float32 or better.
+
+    Of an input that is mixed of two samples, ``m`` of the first and ``1 - m`` of the second, it is
+    ``-m log softmax(z)[y] - (1 - m) log softmax(z)[y']``: Hongyi Zhang et al., "mixup: Beyond Empirical Risk
+    Minimization", https://arxiv.org/abs/1710.09412, section 2.
+    """
 
     name: ClassVar[str] = "ce"
     replaces_ce: ClassVar[bool] = True
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
-        student_logits, labels = batch.student_logits, batch.need("labels", self.name)
-        check_logits(self.name, student_logits)
+        check_logits(self.name, batch.student_logits)
+        if batch.partner_labels is None:
+            return self._of(batch.student_logits, batch.need("labels", self.name), "mean")
+        both = (batch.labels, batch.partner_labels)
+        first, second = (self._of(batch.student_logits, labels, "none") for labels in both)
+        shares = batch.need("label_shares", self.name).to(first.dtype)
+        return (shares * first + (1 - shares) * second).mean()
+
+    def _of(self, student_logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
         check_labels(self.name, labels, student_logits)
         with full_precision(student_logits):
-            return F.cross_entropy(student_logits.to(compute_dtype(student_logits)), labels.long())
+            logits = student_logits.to(compute_dtype(student_logits))
+            return F.cross_entropy(logits, labels.long(), reduction=reduction)

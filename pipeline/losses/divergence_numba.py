@@ -186,9 +186,9 @@ def _balance(
         all_q, all_p, cross = _logsumexp(log_q, row), _logsumexp(log_p, row), 0.0
         for g in range(mass.shape[0]):
             log_wanted, log_has = log_p[row, g] - all_p, log_q[row, g] - all_q
-            wanted = _exponential(np.float32(log_wanted))
+            wanted, has = _exponential(np.float32(log_wanted)), _exponential(np.float32(log_has))
             cross += wanted * (log_wanted - log_has)
-            share_q = per_sample * np.float32(alpha * (_exponential(np.float32(log_has)) - wanted) + beta) * of_q[row, g]
+            share_q = per_sample * np.float32(alpha * (has - wanted) + beta) * of_q[row, g]
             share_p = per_sample * np.float32(beta) * of_p[row, g]
             for c in range(starts[g], starts[g + 1]):
                 gradient[row, c] = q[row, c] * share_q - p[row, c] * share_p

@@ -3,12 +3,16 @@
 # Shapes: B batch, C classes.
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError
+from .kd import kd
 from .numerics import check_logits, check_positive, compute_dtype, full_precision, kl_divergence, log_softmaxes
+from .registry import Loss, LossInputs, register
 
 
 def mixkd(
@@ -50,6 +54,30 @@ def mixkd(
         _, log_second = log_softmaxes(student_logits, partner_logits, temperature)
         mixed = torch.logaddexp(log_first + share.log(), log_second + torch.log1p(-share))
         return temperature**2 * kl_divergence(mixed, log_student).mean()
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MixKD(Loss):
+    """`mixkd` as an entry of the registry; where inputs are not mixed it is `kd`."""
+
+    name: ClassVar[str] = "mixkd"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    mixes_targets: ClassVar[bool] = True
+
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self.name, "temperature", self.temperature)
+
+    def __call__(self, batch: LossInputs) -> Tensor:
+        """The loss of one batch, unweighted: a scalar."""
+        own, partner = batch.need("logits", self.name), batch.partner_logits
+        if partner is None:
+            return kd(batch.student_logits, own, temperature=self.temperature)
+        shares = batch.need("label_shares", self.name)
+        return mixkd(batch.student_logits, own, partner, shares, temperature=self.temperature)
 
 
 def _checked_share(mixing: Tensor | float, student_logits: Tensor) -> Tensor:

@@ -41,6 +41,10 @@ class LossInputs:
     Attributes:
         student_logits: (B, C) floating point; the gradient flows here and nowhere else.
         labels: (B,) integer class ids.
+        partner_labels: (B,) integer class ids of the samples that the inputs are mixed with; None where none are.
+        label_shares: (B,) floating point, the share of ``labels``; ``partner_labels`` have the rest.
+        view_logits: (B, V, C) the teacher's of every view in use, where a loss is of all views; else None.
+        partner_logits: (B, C) the teacher's of the partners, where it has not seen the mixed inputs; else None.
         logits: (B, C) the teacher's, from the store; None where the objective does not need them.
         ranks: (B, R) class ids, the teacher's best first, from the store; None where not needed.
         top_classes: (B, K) class ids, the teacher's best first, from a store that keeps no other logits; else None.
@@ -57,6 +61,10 @@ class LossInputs:
 
     student_logits: Tensor
     labels: Tensor
+    partner_labels: Tensor | None = None
+    label_shares: Tensor | None = None
+    view_logits: Tensor | None = None
+    partner_logits: Tensor | None = None
     logits: Tensor | None = None
     ranks: Tensor | None = None
     top_classes: Tensor | None = None
@@ -73,9 +81,14 @@ class LossInputs:
         """What the attribute called ``name`` holds.
 
         Raises:
-            UsageError: the batch does not carry it.
+            UsageError: the batch does not carry it, or it is the one label of every sample and inputs are mixed.
         """
         value = getattr(self, name)
+        if name == "labels" and self.partner_labels is not None:
+            raise UsageError(
+                f"The loss '{loss}' needs one label for every sample; these inputs are mixed of two samples (mixup or "
+                "cutmix). Use ce and losses of the teacher alone, or views that are not mixed."
+            )
         if value is None:
             raise UsageError(f"The loss '{loss}' needs LossInputs.{name}, which is None. Fill it in.")
         return value
@@ -118,6 +131,8 @@ class Loss:
     Attributes:
         name: how a spec calls it.
         needs: the store arrays it reads: any of ``logits``, ``ranks``.
+        all_views: whether it reads ``view_logits``, where the store has several views.
+        mixes_targets: whether it learns from inputs that are mixed after the teacher has seen them.
         replaces_ce: whether it learns from the labels in the place of cross-entropy, which an `Objective` then
             does not add.
         weight: its factor in an `Objective`.
@@ -126,6 +141,8 @@ class Loss:
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    all_views: ClassVar[bool] = False
+    mixes_targets: ClassVar[bool] = False
     replaces_ce: ClassVar[bool] = False
 
     weight: float = 1.0

@@ -18,3 +18,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def view_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One store of three augmented views for every spec, and one without augmentation, by name."""
+    from viewed import make_stores
+
+    return make_stores(tmp_path_factory.mktemp("views"))

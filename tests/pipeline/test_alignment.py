@@ -13,6 +13,7 @@ import torch
 from kdpipe.pipeline import ExtractConfig, alignment, extract
 from kdpipe.pipeline.alignment import check_alignment
 from kdpipe.pipeline.data import ArrayItems, Samples, load_data
+from kdpipe.pipeline.inputs import InputDataset
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import MismatchError, Store, open_store
 
@@ -63,7 +64,7 @@ def check(made: Path) -> Callable[..., None]:
         store: Store = open_store(made)
         preprocessing = Preprocessing.from_dict({**store.manifest.preprocessing, **changes})
         joined = store.join(samples, samples.sample_ids)  # pyright: ignore[reportArgumentType]
-        check_alignment(store, samples, joined, preprocessing)
+        check_alignment(store, InputDataset(samples, preprocessing), joined)
 
     return run
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdpipe.pipeline.augment import Augmentation, LibraryProbe, PaddedCrop, ResizedCrop, Transform
+from kdpipe.pipeline.augment import Augmentation, PaddedCrop, ResizedCrop, Transform, take_probe
 from kdpipe.stores.errors import MismatchError, UsageError
+from kdpipe.stores.probe import LibraryProbe
 from torchvision.transforms import v2
 
 TOML = """
@@ -152,24 +153,42 @@ def test_a_file_that_is_no_json_or_too_large_is_refused(tmp_path: Path) -> None:
 def test_what_the_library_refuses_is_refused_by_name(name: str, parameters: dict[str, Any]) -> None:
     augmentation = Augmentation(size=8, transforms=(Transform(name=name, parameters=parameters),))
     with pytest.raises(UsageError, match=name):
-        LibraryProbe.take(augmentation)
+        take_probe(augmentation)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("AugMix", {"mixture_width": 11}),
+        ("RandAugment", {"num_ops": 10**9}),
+        ("GaussianBlur", {"kernel_size": 1001}),
+        ("RandomAffine", {"degrees": (0, float("inf"))}),
+        ("RandomRotation", {"degrees": float("nan")}),
+    ],
+)
+def test_numbers_that_would_take_for_ever_are_refused(name: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' has .*is allowed"):
+        Transform(name=name, parameters=parameters)
 
 
 def test_a_probe_agrees_with_itself_and_knows_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     augmentation = Augmentation.parse("trivial-augment,size=16,padding=2")
-    probe = LibraryProbe.take(augmentation)
-    assert LibraryProbe(**probe.to_dict()) == probe
-    probe.check(augmentation, "s.kd")
-    assert LibraryProbe.take(Augmentation.parse("trivial-augment,size=16,padding=2,seed=1")).digest != probe.digest
+    probe = take_probe(augmentation)
+    probe.check(take_probe(augmentation), "s.kd")
+    assert take_probe(Augmentation.parse("trivial-augment,size=16,padding=2,seed=1")).digest != probe.digest
     old = LibraryProbe(digest=probe.digest, libraries={**probe.libraries, "torchvision": "0.1.0"})
-    old.check(augmentation, "s.kd")  # another version that draws the same is fine
+    old.check(take_probe(augmentation), "s.kd")  # another version that draws the same is fine
 
     class Redrawn(v2.TrivialAugmentWide):
         def __init__(self) -> None:
             super().__init__(num_magnitude_bins=30)
 
     monkeypatch.setattr(v2, "TrivialAugmentWide", Redrawn)
-    with pytest.raises(MismatchError, match=r"s\.kd cannot be replayed.*torchvision 0\.1\.0 then, .* now"):
-        old.check(augmentation, "s.kd")
+    with pytest.raises(MismatchError, match=r"s\.kd cannot be drawn again.*torchvision 0\.1\.0 then, .* now"):
+        old.check(take_probe(augmentation), "s.kd")
     with pytest.raises(MismatchError, match=r"with the same versions, pillow .*another processor"):
-        probe.check(augmentation, "s.kd")
+        probe.check(take_probe(augmentation), "s.kd")
+
+
+def test_a_probe_of_large_crops_is_small() -> None:
+    assert take_probe(Augmentation.parse("crop-flip,size=224,padding=100")).digest

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.pipeline.augment import ALLOWED, Augmentation, AugmentedView, LibraryProbe, Transform
+from kdpipe.pipeline.augment import ALLOWED, Augmentation, AugmentedView, Transform, take_probe
 from kdpipe.pipeline.augment.geometry import apply
 from kdpipe.pipeline.views import Preprocessing, input_digest
 from kdpipe.stores.errors import UsageError
@@ -161,7 +161,7 @@ def test_every_allowed_transform_is_pure_and_keeps_the_size(name: str) -> None:
     whole = view.batch(torch.from_numpy(dark), NAMES)
     assert torch.equal(torch.stack([view.one(dark[i], NAMES[i]) for i in range(len(NAMES))]), whole)
     assert not torch.equal(whole, replace(view, augmentation=plain).batch(torch.from_numpy(dark), NAMES))
-    assert LibraryProbe.take(augmentation).digest != LibraryProbe.take(plain).digest
+    assert take_probe(augmentation).digest != take_probe(plain).digest
 
 
 def test_mixed_inputs_are_those_of_the_partners() -> None:

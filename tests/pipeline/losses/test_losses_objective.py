@@ -74,7 +74,7 @@ CE = F.cross_entropy(STUDENT, LABELS)
 
 
 def test_the_names():
-    of_logits = "abkd bkd cckd ckd cmkd dist dkd grkd-rebalanced kd lskd ltkd pld redistill rlkd"
+    of_logits = "abkd bayesian bkd cckd ckd cmkd dist dkd grkd-rebalanced kd lskd ltkd mixkd pld redistill rlkd"
     assert {name: loss.needs for name, loss in LOSSES.items()} == {
         **{name: set() for name in ("ce", "balanced-softmax", "logit-adjustment")},
         **{name: {"ranks"} for name in ("grkd", "listmle")},
