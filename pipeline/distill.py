@@ -1,38 +1,39 @@
-"""Stage 2: train a student from a store; the teacher is never loaded.
+"""Stage 2: train students from a store; the teacher is never loaded.
 
-store + data set -> joined by sample id -> proof of alignment -> student, losses -> training -> student.safetensors
+store + data set -> joined by sample id -> proof of alignment -> students, losses -> training -> student.safetensors
 """
 
-import logging
-import resource
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-import msgspec
 import torch
 
-from .. import __version__
-from ..stores import Accuracy, MismatchError, RefusedError, Store, UsageError, open_store
-from ..stores.manifest import fingerprint
+from ..stores import MismatchError, Store, UsageError, open_store
 from ..stores.remote.cache import parse_size
-from ..stores.remote.location import Location
+from .cohort import Cohort
 from .config import DistillConfig
-from .data import Samples, load_data
-from .hardware import keep_large_buffers, pick_device, pick_precision
+from .data import load_data
+from .failures import Failures
+from .hardware import keep_large_buffers, pick_device
 from .inputs import InputDataset
 from .losses import Objective
-from .model_card import ModelCard
-from .models import load_model, parameter_count
-from .run_folder import EventWriter, RunFolder
+from .parallel import process_group
+from .randomness import set_random_state
+from .ranks import Ranks
 from .specs import Spec
-from .teachers import num_channels
-from .training import Trainer, evaluate
-from .training_data import TrainingData, lay_out
+from .student_run import StudentRun, Surroundings
+from .targets import arrays_for
+from .training_data import lay_out
 from .views import Preprocessing
 
-logger = logging.getLogger(__name__)
+# what is a student's own; whatever else a configuration says is shared by those who are trained side by side
+_OWN = frozenset(
+    {
+        "student", "out", "loss", "ce_weight", "epochs", "optimiser", "ema", "seed", "data_seed", "precision",
+        "val_every", "checkpoint_seconds", "resume", "tensorboard",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class DistillResult:
     """What a training run gives.
 
     Attributes:
-        summary: as in ``summary.json``: validation accuracies (``val``), costs, origin.
+        summary: as in ``summary.json``: validation accuracies (``val``), costs, origin; of a run that has epochs left,
+            the figures so far.
         trained: False where the run was finished before.
     """
 
@@ -61,47 +63,110 @@ def distill(config: DistillConfig, on_epoch: Callable[[dict[str, Any]], None] = 
     Raises:
         KdpipeError: see the classes in :mod:`kdpipe.stores.errors`.
     """
-    objective = Objective.parse(config.loss, config.ce_weight)
-    device = pick_device(config.device)
+    [outcome] = distill_cohort([config], lambda _, record: on_epoch(record))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def shared_settings(config: DistillConfig) -> dict[str, Any]:
+    """What the configurations of students must agree on to be trained side by side: data, order and store."""
+    shared = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _OWN}
+    preprocess = config.preprocess
+    if preprocess is None and config.store is None and config.student.startswith("torchvision:"):
+        preprocess = "image,channels=3"  # which these networks need
+    return {**shared, "data_seed": config.order_seed, "preprocess": preprocess}
+
+
+def distill_cohort(
+    configs: Sequence[DistillConfig],
+    on_epoch: Callable[[int, dict[str, Any]], None] = lambda _, __: None,
+    *,
+    until: int | None = None,
+) -> list[DistillResult | Exception]:
+    """Train students side by side: data are read, decoded and gathered once, and each ends as it would alone.
+
+    Args:
+        configs: of the students; they agree on all that :func:`shared_settings` names.
+        on_epoch: called with a student's number and its epoch's metrics.
+        until: stop before this epoch; the same call without it, or with a later one, goes on.
+
+    Returns:
+        For each student its result, or the exception that took it out.
+
+    Raises:
+        KdpipeError: what is shared cannot be had: the store, or the data.
+    """
+    _check_together(configs)
+    ranks, device = Ranks.from_environment(), pick_device(configs[0].device)
+    if len(configs) > 1 and not ranks.alone:
+        raise UsageError("Students side by side are trained by one process. Run this without torchrun.")
+    with process_group(ranks, device):
+        return _distill_cohort(configs, on_epoch if ranks.first else lambda *_: None, until, device)
+
+
+def _distill_cohort(
+    configs: Sequence[DistillConfig],
+    on_epoch: Callable[[int, dict[str, Any]], None],
+    until: int | None,
+    device: torch.device,
+) -> list[DistillResult | Exception]:
+    failures, config = Failures(), configs[0]
     if device.type == "cpu":
         keep_large_buffers()
-    precision = pick_precision(config.precision, device, on_gpu="bf16")
-    store = _open_store(config, objective)
+    store = open_training_store(config)
+    objectives = failures.each(dict(enumerate(configs)), lambda _, own: Objective.parse(own.loss, own.ce_weight))
+    arrays = failures.each(objectives, lambda _, objective: arrays_needed(store, objective))
+    if not arrays:
+        return list(failures.values())
     samples = load_data(_data_spec(config, store))
     preprocessing = _preprocessing(config, store)
-    data = lay_out(config, store, samples, preprocessing, objective, device)
-    validate = _validation(config, samples, data, device, precision)
-    torch.manual_seed(config.seed)
-    channels = num_channels(samples, preprocessing)
-    student = load_model(
-        Spec.parse(config.student), num_classes=samples.num_classes, in_channels=channels, student=True
-    ).module
-    trainer = Trainer(
-        student.to(device), data, objective, config.optimiser,
-        epochs=config.epochs, device=device, precision=precision, ema=config.ema,
-    )  # fmt: skip
-    folder = RunFolder.open(config.out, _resolved(config, store, data, device, precision))
-    if folder.summary is not None:
-        return DistillResult(summary=folder.summary, trained=False)
-
-    if config.resume and not folder.begun:
-        raise RefusedError(f"{config.out} has no checkpoint to go on from. Leave --resume out to begin.")
-    started = time.perf_counter()
-    records = _train(config, trainer, folder, validate, on_epoch)
-    _card(config, samples, preprocessing, store).save(trainer.module, folder.student)
-    summary = _summary(config, store, trainer, records, time.perf_counter() - started)
-    folder.write_summary(summary)
-    return DistillResult(summary=summary, trained=True)
+    data = lay_out(config, store, samples, preprocessing, [objectives[i] for i in arrays], device)
+    around = Surroundings(store=store, samples=samples, preprocessing=data.dataset.preprocessing, device=device)
+    held_out = _held_out(config, around)
+    loaded = frozenset().union(*arrays.values())
+    runs = failures.each(
+        arrays, lambda i, own: StudentRun(configs[i], around, data, objectives[i], hidden=loaded - own)
+    )
+    summaries = {i: summary for i, run in runs.items() if (summary := run.folder.summary) is not None}
+    outcomes = {i: DistillResult(summary=summary, trained=False) for i, summary in summaries.items()}
+    unfinished = {i: run for i, run in runs.items() if i not in summaries}
+    _train(unfinished, failures, held_out, on_epoch, until)
+    for i, run in unfinished.items():
+        if i not in failures:
+            outcomes[i] = DistillResult(summary=run.finish() if run.trained else run.summary(until), trained=True)
+    return [failures.get(i) or outcomes[i] for i in range(len(configs))]
 
 
-def _open_store(config: DistillConfig, objective: Objective) -> Store | None:
-    if config.store is not None:
-        cache_bytes = parse_size(config.cache_size)
-        return open_store(config.store, verify=config.verify, cache=config.cache, cache_bytes=cache_bytes)
+def open_training_store(config: DistillConfig) -> Store | None:
+    """The store that a student learns from; None where it has none."""
+    if config.store is None:
+        return None
+    cache_bytes = parse_size(config.cache_size)
+    return open_store(config.store, verify=config.verify, cache=config.cache, cache_bytes=cache_bytes)
+
+
+def arrays_needed(store: Store | None, objective: Objective) -> frozenset[str]:
+    """The arrays of the store that a student's losses read.
+
+    Raises:
+        MissingArrayError: the store lacks one.
+        UsageError: there is no store, and a loss needs one.
+    """
+    if store is not None:
+        return frozenset(arrays_for(store, objective))
     if objective.needs:
         needing = ", ".join(loss.name for loss in objective.losses if loss.needs)
         raise UsageError(f"The loss {needing} needs a teacher's store. Give --store STORE.")
-    return None
+    return frozenset()
+
+
+def _check_together(configs: Sequence[DistillConfig]) -> None:
+    first = shared_settings(configs[0])
+    for config in configs[1:]:
+        differing = sorted(name for name, value in shared_settings(config).items() if value != first[name])
+        if differing:
+            raise UsageError(f"Students who are trained side by side must agree on {', '.join(differing)}.")
 
 
 def _data_spec(config: DistillConfig, store: Store | None) -> str:
@@ -116,36 +181,14 @@ def _data_spec(config: DistillConfig, store: Store | None) -> str:
 
 
 def _preprocessing(config: DistillConfig, store: Store | None) -> Preprocessing:
-    if config.preprocess is not None:
-        return Preprocessing.parse(config.preprocess)
-    if store is not None:
-        return Preprocessing.from_dict(store.manifest.preprocessing)
-    return Preprocessing(channels=3) if config.student.startswith("torchvision:") else Preprocessing()
+    preprocess = shared_settings(config)["preprocess"]
+    if preprocess is not None:
+        return Preprocessing.parse(preprocess)
+    return Preprocessing() if store is None else Preprocessing.from_dict(store.manifest.preprocessing)
 
 
-def _resolved(
-    config: DistillConfig, store: Store | None, data: TrainingData, device: torch.device, precision: str
-) -> dict[str, Any]:
-    """The configuration with everything automatic decided, for the record and for resuming."""
-    body = msgspec.to_builtins(asdict(config), enc_hook=str)
-    if config.store is not None:
-        body["store"] = str(Location.parse(config.store))  # without what is secret in an address
-    optimiser = body.pop("optimiser")
-    resolved = {
-        "order": data.sampler.order,
-        "precision": precision,
-        "device": device.type,
-        "store_id": store.manifest.store_id if store else None,
-        "store_content": store.manifest.receipts if store else None,
-        "kdpipe": __version__,
-    }
-    return {**body, **optimiser, "resolved": resolved}
-
-
-def _validation(
-    config: DistillConfig, samples: Samples, data: TrainingData, device: torch.device, precision: str
-) -> Callable[[Trainer], Accuracy] | None:
-    """How to validate, or None without a validation set.
+def _held_out(config: DistillConfig, around: Surroundings) -> InputDataset | None:
+    """The data to validate on, or None.
 
     Raises:
         MismatchError: its classes are not those of the training data.
@@ -153,89 +196,49 @@ def _validation(
     if config.val is None:
         return None
     held_out = load_data(config.val)
-    if held_out.class_names != samples.class_names:
-        raise MismatchError(f"The classes of --val '{config.val}' are not those of '{samples.spec}', in that order.")
-    dataset = InputDataset(held_out, data.dataset.preprocessing)
-
-    def validate(trainer: Trainer) -> Accuracy:
-        return evaluate(
-            trainer.module, dataset, data.class_groups,
-            batch_size=2 * config.batch_size, device=device, precision=precision, num_workers=data.num_workers,
-        )  # fmt: skip
-
-    return validate
+    if held_out.class_names != around.samples.class_names:
+        raise MismatchError(
+            f"The classes of --val '{config.val}' are not those of '{around.samples.spec}', in that order."
+        )
+    return InputDataset(held_out, around.preprocessing)
 
 
 def _train(
-    config: DistillConfig,
-    trainer: Trainer,
-    folder: RunFolder,
-    validate: Callable[[Trainer], Accuracy] | None,
-    on_epoch: Callable[[dict[str, Any]], None],
-) -> list[dict[str, Any]]:
-    """Train to the last epoch, from the last checkpoint if there is one; returns the epochs' metrics."""
-    records: list[dict[str, Any]] = []
-    state = folder.load_checkpoint()
-    if state is not None:
-        trainer.restore(state["trainer"])
-        records = msgspec.json.decode(state["records"])
-    saved = time.monotonic()
-
-    def save() -> None:
-        nonlocal saved
-        trainer.check()
-        step = trainer.epoch * len(trainer.data.sampler) + trainer.batch
-        folder.save_checkpoint(step, {"trainer": trainer.state(), "records": msgspec.json.encode(records).decode()})
-        saved = time.monotonic()
+    runs: Mapping[int, StudentRun],
+    failures: Failures,
+    held_out: InputDataset | None,
+    on_epoch: Callable[[int, dict[str, Any]], None],
+    until: int | None,
+) -> None:
+    """Train to the last epoch, or to ``until``, each student from its last checkpoint if there is one."""
+    if not runs:
+        return
+    behind = min(runs.values(), key=lambda run: run.trainer.position)
+    _seed_the_data(behind)
+    batch_size, num_workers = 2 * behind.config.batch_size, behind.trainer.data.num_workers
+    cohort = Cohort({i: run.trainer for i, run in runs.items()}, failures, until=until)
 
     def save_when_due() -> None:
-        if time.monotonic() - saved >= config.checkpoint_seconds:
-            save()
+        for i, run in runs.items():
+            if run.due and i in cohort.active:
+                failures.attempt(i, run.trainer.check)
+                if i not in failures:
+                    run.save()
 
-    events = EventWriter(folder.root) if config.tensorboard else None
-    while trainer.epoch < config.epochs:
-        epoch = trainer.epoch
-        record = {"epoch": epoch, **trainer.run_epoch(save_when_due)}
-        if validate is not None and (trainer.epoch % config.val_every == 0 or trainer.epoch == config.epochs):
-            record |= {f"val_{name}": value for name, value in asdict(validate(trainer)).items()}
-        records.append(record)
-        folder.write_metrics(records)
-        save()
-        if events is not None:
-            events.write(record)
-        on_epoch(record)
-    return records
-
-
-def _card(config: DistillConfig, samples: Samples, preprocessing: Preprocessing, store: Store | None) -> ModelCard:
-    _, without_weights = Spec.parse(config.student).take("weights")
-    return ModelCard(
-        model=without_weights.public(),
-        num_classes=samples.num_classes,
-        classes=fingerprint(samples.class_names),
-        preprocessing=preprocessing,
-        store_id=None if store is None else store.manifest.store_id,
-    )
+    while cohort.active:
+        ended = cohort.run_epoch(save_when_due)
+        tallies = {}
+        if held_out is not None:
+            which = [i for i in ended if runs[i].validates(until)]
+            tallies = cohort.evaluate(held_out, which, batch_size=batch_size, num_workers=num_workers)
+        for i, record in ended.items():
+            if i not in failures:
+                on_epoch(i, runs[i].end_epoch(record, tallies.get(i)))
 
 
-def _summary(
-    config: DistillConfig, store: Store | None, trainer: Trainer, records: list[dict[str, Any]], seconds: float
-) -> dict[str, Any]:
-    """The last epoch's figures (not the best one's: nothing is chosen on the validation set), costs and origin."""
-    last = records[-1]
-    return {
-        "student": config.student,
-        "loss": list(config.loss),
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "val": {name.removeprefix("val_"): value for name, value in last.items() if name.startswith("val_")} or None,
-        "train_loss": last["loss"],
-        "placement": trainer.data.placement if store else None,
-        "num_parameters": parameter_count(trainer.student),
-        "seconds": seconds,
-        "images_per_second": last["images_per_second"],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "store_id": store.manifest.store_id if store else None,
-        "store_content": store.manifest.receipts if store else None,
-        "allow_mismatch": config.allow_mismatch,
-    }
+def _seed_the_data(behind: StudentRun) -> None:
+    """A data set that draws random numbers in this process goes on where the student that is least far left it."""
+    if behind.data_random is None:
+        torch.manual_seed(behind.config.order_seed)
+    else:
+        set_random_state(behind.data_random, behind.trainer.device)

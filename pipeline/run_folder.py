@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import torch
 
 from ..stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
-from ..stores.files import remove_temporaries, replacing, write_file
+from ..stores.files import is_temporary, remove_temporaries, replacing, write_file
+from ..stores.tables import to_parquet
 from .models.weights import first_line
 
 logger = logging.getLogger(__name__)
 
 CONFIG, METRICS, SUMMARY, STUDENT = "config.json", "metrics.jsonl", "summary.json", "student.safetensors"
+CLASSES = "classes.parquet"
 _KEPT_CHECKPOINTS = 2
 # what a run may be continued with differently: where things lie and how they are watched, not what is computed
-_FREE = frozenset(
+FREE = frozenset(
     {
         "out", "store", "cache", "cache_size", "workers", "checkpoint_seconds", "tensorboard", "verify", "resume",
         "placement",
@@ -41,27 +44,7 @@ class RunFolder:
             RefusedError: something that is not a run is there.
         """
         folder = cls(root)
-        body = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
-        path = root / CONFIG
-        if path.exists():
-            found = _read_json(path)
-            wanted = msgspec.json.decode(body)
-            names = {*found, *wanted} - _FREE
-            changed = sorted(name for name in names if found.get(name) != wanted.get(name))
-            if found.keys() != wanted.keys() and not folder.begun:  # many tools call a file config.json
-                raise RefusedError(f"{path} is not the configuration of such a run. Choose another --out.")
-            if changed and not folder.begun:
-                write_file(root, CONFIG, body)
-            elif changed:
-                raise MismatchError(
-                    f"{root} is a run with another configuration ({', '.join(changed)} differ). "
-                    "Choose another --out, or give the configuration it was begun with."
-                )
-            remove_temporaries(root)
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise RefusedError(f"{root} exists and is not a kdpipe run. Choose another --out.")
-        else:
-            write_file(root, CONFIG, body)
+        claim_folder(root, config, begun=folder.begun, free=FREE, what="run")
         return folder
 
     @property
@@ -85,6 +68,10 @@ class RunFolder:
         write_file(self.root, SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         for path in self._checkpoints():
             path.unlink()
+
+    def write_classes(self, table: pa.Table) -> None:
+        """Write classes.parquet: the last validation, one row a class."""
+        write_file(self.root, CLASSES, to_parquet(table))
 
     def write_metrics(self, records: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl, one record an epoch."""
@@ -118,6 +105,42 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.root / "checkpoints").glob("*.pt"))
+
+
+def claim_folder(root: Path, config: dict[str, Any], *, begun: bool, free: frozenset[str], what: str) -> None:
+    """Create a folder with its ``config.json``, or make sure that the one there is of the same configuration.
+
+    Args:
+        root: the folder.
+        config: what is asked for.
+        begun: whether the folder holds anything to lose.
+        free: settings that may differ.
+        what: how to call what the folder holds.
+
+    Raises:
+        MismatchError: it was begun with another configuration.
+        RefusedError: it holds something else.
+    """
+    body = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    path = root / CONFIG
+    if path.exists():
+        found = _read_json(path)
+        wanted = msgspec.json.decode(body)
+        changed = sorted(name for name in {*found, *wanted} - free if found.get(name) != wanted.get(name))
+        if found.keys() != wanted.keys() and not begun:  # many tools call a file config.json
+            raise RefusedError(f"{path} is not the configuration of such a {what}. Choose another --out.")
+        if changed and not begun:
+            write_file(root, CONFIG, body)
+        elif changed:
+            raise MismatchError(
+                f"{root} is a {what} with another configuration ({', '.join(changed)} differ). "
+                "Choose another --out, or give the configuration it was begun with."
+            )
+        remove_temporaries(root)
+    elif root.exists() and (not root.is_dir() or not all(is_temporary(path) for path in root.iterdir())):
+        raise RefusedError(f"{root} exists and is not a kdpipe {what}. Choose another --out.")
+    else:
+        write_file(root, CONFIG, body)
 
 
 class EventWriter:

@@ -1,11 +1,11 @@
-"""The training loop of a student: steps, epochs, validation, checkpoints.
+"""One student in training: its steps, what an epoch sums up to, and the state a checkpoint keeps.
+
+Batches come from :class:`~kdpipe.pipeline.cohort.Cohort`, which feeds one student or several.
 
 Shapes: B batch, C classes.
 """
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..stores import Accuracy
-from ..stores.errors import KdpipeError
-from .accuracy import AccuracyTally
+from ..stores.errors import DeviceMemoryError, DivergedError, KdpipeError
 from .hardware import autocast
-from .inputs import Batch, InputDataset, load_batches
+from .inputs import Batch
 from .losses import LossInputs, Objective
 from .models.weights import first_line
 from .optimisation import OptimiserConfig, build_optimizer, build_schedule
+from .parallel import gather_rows, replicate, share_buffers
+from .randomness import RandomSequence
+from .tensors import Inputs, call, num_rows, shape_text
 from .training_data import TrainingData
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,6 +51,8 @@ class EpochTotals:
 class Trainer:
     """Trains one student; its whole state can be saved after any step and restored.
 
+    Its random numbers are its own: they begin where torch's generators stand when it is made, so seed these first.
+
     Args:
         student: the network, on ``device``.
         data: its batches.
@@ -61,6 +62,7 @@ class Trainer:
         device: where.
         precision: "fp32", "bf16" or "fp16".
         ema: decay of the weights' moving average, which then is what is validated and saved.
+        hidden: targets that are there for other students and must not reach this one's losses.
     """
 
     def __init__(
@@ -74,19 +76,24 @@ class Trainer:
         device: torch.device,
         precision: str,
         ema: float | None = None,
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
-        self.student, self.data, self.objective = student, data, objective
+        self.data, self.objective, self._ranks = data, objective, data.ranks
+        self.student, self._network = (student, student) if self._ranks.alone else replicate(student, device)
         self.epochs, self.device, self.precision = epochs, device, precision
+        self._hidden = hidden
         self._clip_grad = optimiser.clip_grad
-        self._optimizer = build_optimizer(optimiser, student)
+        self._optimizer = build_optimizer(optimiser, self.student)
         self._schedule = build_schedule(optimiser, self._optimizer, epochs=epochs, steps_per_epoch=len(data.sampler))
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._average = None
         if ema is not None:
-            self._average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            self._average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
         self._groups = torch.from_numpy(data.class_groups).to(device)
         self._counts = torch.from_numpy(data.class_counts).to(device)
         self._masses = {temperature: mass.to(device) for temperature, mass in data.teacher_mass.items()}
+        self._random = RandomSequence(device)
+        self._random.diverge(self._ranks.rank)
         self.epoch, self.batch = 0, 0
         self.totals = EpochTotals()
 
@@ -95,55 +102,82 @@ class Trainer:
         """The network to validate and save: the average where one is kept."""
         return self.student if self._average is None else self._average.module
 
-    def run_epoch(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train to the end of the current epoch; returns the mean losses, learning rate and speed.
+    @property
+    def position(self) -> tuple[int, int]:
+        """The epoch, and the batch in it, that comes next."""
+        return self.epoch, self.batch
+
+    def step(self, batch: Batch, targets: dict[str, Tensor], *, shared_seconds: float = 0.0) -> None:
+        """Train on a batch.
+
+        Args:
+            batch: the next one, on the device.
+            targets: what the teacher says of it.
+            shared_seconds: this student's share of the time that reading the batch took.
 
         Raises:
-            KdpipeError: the loss is no longer finite.
+            KdpipeError: the student cannot take these inputs, or gives no logits.
+            DeviceMemoryError: it needs more memory than there is.
         """
-        self.student.train()
-        started = time.perf_counter() - self.totals.seconds
-        for batch in self.data.epoch(self.epoch, self.batch, pin_memory=self.device.type == "cuda"):
-            losses = self._step(batch)
-            self.batch += 1
-            self.totals.add(losses, len(batch.positions))
-            self.totals.seconds = time.perf_counter() - started
-            after_step()
+        started = time.perf_counter()
+        try:
+            with self._random.drawn():
+                losses, samples = self._step(batch, {n: t for n, t in targets.items() if n not in self._hidden})
+        except torch.OutOfMemoryError:
+            raise DeviceMemoryError(
+                f"The student ran out of memory with batches of {len(batch.positions)}. Give a smaller --batch-size."
+            ) from None
+        self.batch += 1
+        self.totals.add(losses, samples)
+        self.totals.seconds += shared_seconds + time.perf_counter() - started
+
+    def end_epoch(self) -> dict[str, float]:
+        """Go on to the next epoch; returns the mean losses, learning rate and speed of this one.
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+        """
         self.check()
-        means, lr = self.totals.means(), self.totals.lr
-        speed = self.totals.samples / max(self.totals.seconds, 1e-9)
-        seconds = self.totals.seconds
+        totals = self.totals
+        if not self._ranks.alone:
+            share_buffers(self.module)
+        speed = totals.samples / max(totals.seconds, 1e-9)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, EpochTotals()
-        return {**means, "lr": lr, "seconds": seconds, "images_per_second": speed}
+        return {**totals.means(), "lr": totals.lr, "seconds": totals.seconds, "images_per_second": speed}
 
     def check(self) -> None:
-        """Raise KdpipeError if the training has diverged: such a state must not become a checkpoint."""
-        means = self.totals.means()
-        if not all(np.isfinite(value) for value in means.values()):
-            raise KdpipeError(
-                f"The training diverged in epoch {self.epoch} (losses {means}). "
+        """Raise DivergedError if the training has diverged: such a state must not become a checkpoint."""
+        if not all(np.isfinite(value) for value in self.totals.means().values()):
+            raise DivergedError(
+                f"The training diverged in epoch {self.epoch}: the loss is no longer finite. "
                 "Lower --lr or give --clip-grad 1, with another --out."
             )
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        inputs = batch.inputs.to(self.device, non_blocking=True)
-        targets = self.data.targets(batch)
-        logits = self._logits(inputs)
+    def predict(self, inputs: Inputs) -> Tensor:
+        """The classes (B,) that the network to validate gives; call it in evaluation mode. Moves nothing on."""
+        with self._random.drawn(go_on=False), autocast(self.precision, self.device):
+            return call(self.module, inputs).argmax(1)
+
+    def _step(self, batch: Batch, targets: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """The losses of a batch, of which this process may have a share only, and B."""
+        whole = {"student_logits": self._logits(batch.inputs), "labels": batch.labels, **targets}
+        if not self._ranks.alone:
+            size = self.data.sampler.batch_size
+            whole = {n: gather_rows(share, self._ranks, size) for n, share in whole.items()}
         losses = self.objective(
             LossInputs(
-                student_logits=logits,
-                labels=batch.labels.to(self.device, non_blocking=True),
                 class_groups=self._groups,
                 class_counts=self._counts,
                 temperatures=self.data.temperatures,
                 teacher_mass=self._masses,
                 epoch=self.epoch,
-                **targets,
+                **whole,
             )
         )
         self.totals.lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(losses["loss"]).backward()
+        # DDP takes the mean over processes of gradients that add up to that of the batch
+        self._scaler.scale(self._ranks.world_size * losses["loss"]).backward()
         if self._clip_grad is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.student.parameters(), self._clip_grad)
@@ -152,9 +186,9 @@ class Trainer:
         self._schedule.step()
         if self._average is not None:
             self._average.update_parameters(self.student)
-        return losses
+        return losses, len(whole["labels"])
 
-    def _logits(self, inputs: Tensor) -> Tensor:
+    def _logits(self, inputs: Inputs) -> Tensor:
         """The student's logits (B, C).
 
         Raises:
@@ -162,17 +196,19 @@ class Trainer:
         """
         try:
             with autocast(self.precision, self.device):
-                logits = self.student(inputs)
+                logits = call(self._network, inputs)
         except torch.OutOfMemoryError:
-            raise KdpipeError(
-                f"The student ran out of memory with batches of {len(inputs)}. Give a smaller --batch-size."
-            ) from None
+            raise
         except Exception as error:  # a network may raise anything when its input does not fit
+            hint = (
+                "Do they have the names that its forward takes?"
+                if isinstance(inputs, dict)
+                else "Is it made for images of this size, and batches of this size?"
+            )
             raise KdpipeError(
-                f"The student cannot take inputs of shape {tuple(inputs.shape)}: {first_line(error)}. Is it made for "
-                "images of this size, and batches of this size?"
+                f"The student cannot take inputs of shape {shape_text(inputs)}: {first_line(error)}. {hint}"
             ) from error
-        wanted = (len(inputs), self.data.dataset.samples.num_classes)
+        wanted = (num_rows(inputs), self.data.dataset.samples.num_classes)
         if not isinstance(logits, Tensor) or logits.shape != wanted:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise KdpipeError(f"The student gives {given} in training, not logits of shape {wanted} (batch, classes).")
@@ -189,8 +225,7 @@ class Trainer:
             "schedule": {n: getattr(self._schedule, n) for n in ("last_epoch", "_step_count", "_last_lr")},
             "scaler": self._scaler.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random": self._random.state,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -204,32 +239,5 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-@torch.inference_mode()
-def evaluate(
-    module: nn.Module,
-    dataset: InputDataset,
-    class_groups: np.ndarray,
-    *,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
-    num_workers: int = 0,
-) -> Accuracy:
-    """The accuracy of a network over a whole data set; every part is left in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    tally = AccuracyTally(dataset.samples.num_classes)
-    starts = range(0, len(dataset), batch_size)
-    batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in starts]
-    for batch in load_batches(dataset, batches, num_workers=num_workers):
-        with autocast(precision, device):
-            predictions = module(batch.inputs.to(device)).argmax(1)
-        tally.add(batch.labels.numpy(), predictions.cpu().numpy())
-    for part, training in modes.items():
-        part.training = training
-    return tally.accuracy(class_groups)
+        self._random.state = list(state["random"])
+        self._random.diverge(self._ranks.rank)

@@ -55,6 +55,11 @@ def test_a_tuple_is_the_list_it_is_written_as(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path, {**CONFIG, "loss": ("kd", "ce")}).begun
 
 
+def test_a_run_killed_before_it_had_a_configuration_can_be_begun(tmp_path: Path) -> None:
+    (tmp_path / ".config.json~elsewhere@1-00000000.tmp").write_text("half")
+    assert json.loads((RunFolder.open(tmp_path, CONFIG).root / "config.json").read_text()) == CONFIG
+
+
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()

@@ -1,17 +1,20 @@
 """A trainer restored after any step goes on as if it had never stopped; a run that diverges says so."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
+from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import LossInputs, Objective
 from kdpipe.pipeline.optimisation import OptimiserConfig
-from kdpipe.pipeline.training import Trainer, evaluate
+from kdpipe.pipeline.training import Trainer
 from kdpipe.pipeline.training_data import TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import BatchSampler
@@ -52,6 +55,14 @@ def trainer(ema: float | None = None, **settings: object) -> Trainer:
     return Trainer(network(), data, objective, optimiser, epochs=EPOCHS, device=CPU, precision="fp32", ema=ema)
 
 
+def run_epoch(of: Trainer, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+    failures = Failures()
+    ended = Cohort({0: of}, failures).run_epoch(after_step)
+    for error in failures.values():
+        raise error
+    return ended[0]
+
+
 def weights(of: Trainer) -> dict[str, Tensor]:
     averaged = {f"average.{name}": tensor for name, tensor in of.module.state_dict().items()}
     return {**of.student.state_dict(), **averaged}
@@ -66,7 +77,7 @@ def run(of: Trainer, states: list[dict[str, Any]] | None = None) -> list[dict[st
             states.append(copy.deepcopy(of.state()))
 
     while of.epoch < EPOCHS:
-        records.append(of.run_epoch(keep))
+        records.append(run_epoch(of, keep))
     return [{name: value for name, value in r.items() if name in ("loss", "ce", "kd", "lr")} for r in records]
 
 
@@ -136,7 +147,7 @@ def test_the_average_is_what_is_validated_and_saved() -> None:
             now = tensor.detach().clone()
             expected[name] = now if name not in expected else 0.5 * expected[name] + 0.5 * now
 
-    of.run_epoch(follow)
+    run_epoch(of, follow)
     assert of.module is not of.student
     for name, tensor in of.module.named_parameters():
         torch.testing.assert_close(tensor, expected[name])
@@ -154,7 +165,7 @@ def test_a_record_holds_the_means_of_the_epoch() -> None:
         return result
 
     of.objective = listening  # pyright: ignore[reportAttributeAccessIssue]
-    record = of.run_epoch()
+    record = run_epoch(of)
     for name in ("loss", "ce", "kd"):
         assert record[name] == pytest.approx(sum(step[name] for step in losses) / STEPS)
     assert record["images_per_second"] == pytest.approx(32 / record["seconds"])
@@ -177,7 +188,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
             pairs = zip(of.student.parameters(), before, strict=True)
             moved.append(torch.stack([(now.detach() - then).norm() for now, then in pairs]).norm())
 
-    of.run_epoch(measure)
+    run_epoch(of, measure)
     assert float(moved[0]) == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -187,10 +198,10 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("batch_size", [7, 40, 64])
 def test_evaluation_counts_every_sample_in_evaluation_mode(batch_size: int, training: bool) -> None:
-    torch.manual_seed(0)
-    module = network().train(training)
+    of = trainer()
+    module = of.module.train(training)
     before = copy.deepcopy(module.state_dict())
-    got = evaluate(module, DATASET, GROUPS, batch_size=batch_size, device=CPU, precision="fp32")
+    got = Cohort({0: of}, Failures()).evaluate(DATASET, [0], batch_size=batch_size)[0].accuracy(GROUPS)
     assert module.training is training
     assert all(part.training is training for part in module.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items()), "batch statistics"
