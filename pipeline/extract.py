@@ -4,28 +4,29 @@ data set -> samples with stable ids -> input tensors -> teacher's logits -> chun
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import __version__
 from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
-from ..stores.arrays import class_dtype
-from ..stores.claims import ChunkClaims
+from ..stores import manifest as manifests
+from ..stores.arrays import GEOMETRY_ARRAYS, MIXING_ARRAYS, class_dtype
 from ..stores.codecs import Codec, Factorised, Float16, Float32, parse_codec
-from ..stores.layout import default_chunk_rows, samples_file
-from ..stores.manifest import Accuracy
-from ..stores.tables import SAMPLES_SCHEMA, classes_table, read_parquet
+from ..stores.groups import assign_groups, group_names
+from ..stores.layout import default_chunk_rows
+from ..stores.tables import classes_table
 from ..stores.writer import timestamp
-from .accuracy import AccuracyTally
+from .augment import Augmentation, take_probe
 from .config import ExtractConfig
 from .data import Samples, load_data
 from .data.samples import ArrayItems
+from .engines.job import ExtractJob, ExtractResult, Progress
+from .engines.local import await_first_rank, make_store
 from .features import LastLayer
-from .groups import assign_groups, group_names
 from .hardware import keep_large_buffers, pick_batch_size, pick_device, pick_precision, pick_workers
 from .inputs import InputDataset, readable_positions
 from .onnx_runtime import with_onnx_runtime
@@ -36,37 +37,8 @@ from .worker import ChunkWorker
 
 logger = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 0.5
 # on which torch and onnxruntime must agree
 _COMPARED_ROWS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far an extraction is.
-
-    Attributes:
-        found: samples that an earlier run had written.
-        computed: samples the teacher has seen in this run.
-        total: samples of the store.
-    """
-
-    found: int
-    computed: int
-    total: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractResult:
-    """What an extraction gives.
-
-    Attributes:
-        manifest: of the finished store.
-        computed: samples the teacher has seen; 0 where the store was finished before.
-    """
-
-    manifest: Manifest
-    computed: int
 
 
 def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lambda _: None) -> ExtractResult:
@@ -74,7 +46,7 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
 
     Args:
         config: what to do.
-        on_progress: called after every batch.
+        on_progress: called after every batch; on Ray, after every few chunks.
 
     Returns:
         The finished store's manifest. A store that was finished before is left as it is.
@@ -82,58 +54,80 @@ def extract(config: ExtractConfig, on_progress: Callable[[Progress], None] = lam
     Raises:
         KdpipeError: see the classes in :mod:`kdpipe.stores.errors`; whole chunks stay, and the same call goes on.
     """
+    if config.engine == "ray":
+        from .engines.ray_actors import make_store_on_ray  # whose actors call prepare
+
+        return make_store_on_ray(config, on_progress)
+    return make_store(prepare(config), on_progress, chunks=config.chunks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What an extraction is made from.
+
+    Attributes:
+        inputs: the data set in row order, as the teacher sees it.
+        teacher: the teacher.
+        workers: reading processes.
+        unreadable: how many samples were left out because they could not be read.
+    """
+
+    inputs: InputDataset
+    teacher: Teacher
+    workers: int
+    unreadable: int = 0
+
+
+def prepare(config: ExtractConfig) -> ExtractJob:
+    """Load data and teacher, prove that they fit, and begin the store or find what was begun.
+
+    Raises:
+        KdpipeError: as :func:`extract`.
+    """
+    return begin(config, load(config))
+
+
+def load(config: ExtractConfig) -> Loaded:
+    """Load data and teacher, and prove that they fit.
+
+    Raises:
+        KdpipeError: as :func:`extract`.
+    """
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_large_buffers()
     precision = _precision(config, device)
     samples = load_data(config.data)
     teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
-    _try_once(teacher, samples)
+    augmentation = None if config.augment is None else Augmentation.parse(config.augment)
+    _try_once(teacher, InputDataset(samples, teacher.preprocessing, augmentation=augmentation))
     workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
     readable = _readable(samples, teacher.preprocessing, config, workers)
     unreadable, samples = len(samples) - len(readable), in_row_order(readable, config.order)
+    inputs = InputDataset(samples, teacher.preprocessing, augmentation=augmentation)
     if config.runtime == "onnx":
-        teacher = with_onnx_runtime(teacher, _first_inputs(teacher, samples, _COMPARED_ROWS), samples.num_classes)
+        teacher = with_onnx_runtime(teacher, _first_inputs(inputs, _COMPARED_ROWS), samples.num_classes)
     elif config.runtime == "compile":
         teacher = teacher.compiled()
-    codec, constants = _codec(config, teacher, samples.num_classes)
+    return Loaded(inputs=inputs, teacher=teacher, workers=workers, unreadable=unreadable)
+
+
+def begin(config: ExtractConfig, loaded: Loaded) -> ExtractJob:
+    """Begin the store, or find what was begun.
+
+    Raises:
+        KdpipeError: as :func:`extract`.
+    """
+    samples, teacher = loaded.inputs.samples, loaded.teacher
+    codec, constants = codec_of(config, teacher, samples.num_classes)
     groups, rule = assign_groups(config.groups, samples.class_counts, samples.class_names)
     classes = classes_table(samples.class_names, samples.class_counts, group_names(groups))
-    manifest = _manifest(config, samples, teacher, codec, rule, unreadable)
+    manifest = _with_views(config, loaded.inputs.augmentation, _manifest(config, loaded, codec, rule))
+    await_first_rank(config.out)
     writer = StoreWriter.open(config.out, manifest, classes, constants)
-    if writer.complete:
-        return ExtractResult(manifest=writer.manifest, computed=0)
-
     batch_size = config.batch_size or writer.manifest.batch_size
-    worker = ChunkWorker(samples, teacher, writer, groups, batch_size=batch_size, num_workers=workers)
-    computed = _make_missing_chunks(worker, writer, on_progress)
-    manifest = writer.finish(_teacher_accuracy(writer, groups))
-    return ExtractResult(manifest=manifest, computed=computed)
-
-
-def _make_missing_chunks(worker: ChunkWorker, writer: StoreWriter, on_progress: Callable[[Progress], None]) -> int:
-    """Make every chunk that is missing and that no other process is making; wait for those that are.
-
-    Returns the number of samples computed here.
-    """
-    grid, total = writer.manifest.grid, writer.manifest.num_samples
-    claims = ChunkClaims(writer.root)
-    computed, said = 0, False
-    try:
-        while missing := writer.missing_chunks():
-            found = total - computed - sum(len(grid.rows(chunk)) for chunk in missing)
-            before = computed
-            for count in worker.run(missing, claims):
-                computed = before + count
-                on_progress(Progress(found=found, computed=computed, total=total))
-            if computed == before:
-                if not said and (others := claims.others(missing)):
-                    logger.warning("waiting for chunks that another process is making: %s", others[0])
-                    said = True
-                time.sleep(_WAIT_SECONDS)
-    finally:
-        claims.release_all()
-    return computed
+    worker = ChunkWorker(loaded.inputs, teacher, writer, groups, batch_size=batch_size, num_workers=loaded.workers)
+    return ExtractJob(worker=worker, writer=writer, class_groups=groups)
 
 
 def _precision(config: ExtractConfig, device: torch.device) -> str:
@@ -150,13 +144,13 @@ def _precision(config: ExtractConfig, device: torch.device) -> str:
     return "fp32"
 
 
-def _try_once(teacher: Teacher, samples: Samples) -> None:
+def _try_once(teacher: Teacher, inputs: InputDataset) -> None:
     """Run the teacher on one sample, so that a misfit is found before anything is written."""
-    teacher.logits(_first_inputs(teacher, samples, 1), samples.num_classes)
+    teacher.logits(_first_inputs(inputs, 1), inputs.samples.num_classes)
 
 
-def _first_inputs(teacher: Teacher, samples: Samples, count: int) -> torch.Tensor:
-    return InputDataset(samples, teacher.preprocessing).batch(np.arange(min(count, len(samples)))).inputs
+def _first_inputs(inputs: InputDataset, count: int) -> Inputs:
+    return inputs.batch(np.arange(min(count, len(inputs)))).inputs
 
 
 def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractConfig, workers: int) -> Samples:
@@ -184,7 +178,7 @@ def in_row_order(samples: Samples, order: str) -> Samples:
     return samples.select(epoch_order(positions, len(samples), order="random", seed=int(seed or 0), epoch=0))
 
 
-def _codec(config: ExtractConfig, teacher: Teacher, num_classes: int) -> tuple[Codec, dict[str, np.ndarray]]:
+def codec_of(config: ExtractConfig, teacher: Teacher, num_classes: int) -> tuple[Codec, dict[str, np.ndarray]]:
     """The codec, with the teacher's number of features where it needs that, and what it stores once."""
     codec = parse_codec(config.codec)
     if not isinstance(codec, Factorised):
@@ -195,10 +189,8 @@ def _codec(config: ExtractConfig, teacher: Teacher, num_classes: int) -> tuple[C
     return replace(codec, num_features=layer.num_features), layer.constants(num_classes)
 
 
-def _manifest(
-    config: ExtractConfig, samples: Samples, teacher: Teacher, codec: Codec, group_rule: str, unreadable: int
-) -> Manifest:
-    num_classes = samples.num_classes
+def layout(config: ExtractConfig, codec: Codec, num_samples: int, num_classes: int) -> dict[str, Any]:
+    """How a store is laid out: its sizes, arrays and codec, as fields of a manifest."""
     depth = min(config.rank_depth or num_classes, num_classes)
     available = {
         "logits": codec.arrays(num_classes),
@@ -208,22 +200,28 @@ def _manifest(
     if "logits" not in config.write:  # nothing is left to be said but whether ranks are compressed
         codec = Float16(compressed=codec.compressed)
     row_bytes = max(array.row_bytes for array in arrays)
-    example = teacher.preprocessing.one(samples.raw(0))
-    elements = example.numel() if isinstance(example, torch.Tensor) else 1
+    return {
+        "num_samples": num_samples,
+        "num_classes": num_classes,
+        "chunk_rows": min(config.chunk_rows or default_chunk_rows(num_samples, row_bytes), num_samples),
+        "arrays": arrays,
+        "codec": None if codec in (Float16(), Float32()) else str(codec),
+        "payload_format": config.format,
+    }
+
+
+def _manifest(config: ExtractConfig, loaded: Loaded, codec: Codec, group_rule: str) -> Manifest:
+    samples, teacher = loaded.inputs.samples, loaded.teacher
     return Manifest(
-        num_samples=len(samples),
-        num_classes=num_classes,
-        chunk_rows=min(config.chunk_rows or default_chunk_rows(len(samples), row_bytes), len(samples)),
-        arrays=arrays,
-        codec=None if codec in (Float16(), Float32()) else str(codec),
-        dataset=replace(samples.info(), unreadable=unreadable),
+        **layout(config, codec, len(samples), samples.num_classes),
+        dataset=replace(samples.info(), unreadable=loaded.unreadable),
         teacher=teacher.info,
         preprocessing=teacher.preprocessing.to_dict(),
         group_rule=group_rule,
         order=config.order,
         precision=teacher.pass_name,
         device=_device_name(teacher.device),
-        batch_size=config.batch_size or _batch_size(teacher, samples, elements),
+        batch_size=config.batch_size or _batch_size(teacher, loaded.inputs),
         kdpipe_version=__version__,
         created=timestamp(),
         extractor=config.extractor,
@@ -233,24 +231,33 @@ def _manifest(
     )
 
 
-def _batch_size(teacher: Teacher, samples: Samples, elements: int) -> int:
+def _with_views(config: ExtractConfig, augmentation: Augmentation | None, manifest: Manifest) -> Manifest:
+    """The manifest with the augmented views that are asked for."""
+    if augmentation is None:
+        return manifest
+    made_for = Preprocessing.from_dict(manifest.preprocessing).crop
+    if made_for not in (None, augmentation.size):
+        logger.warning(
+            "the teacher's preprocessing gives inputs of %d pixels a side, the views are of %d.",
+            made_for, augmentation.size,
+        )  # fmt: skip
+    return manifests.replace(
+        manifest,
+        num_views=config.views,
+        arrays=(*manifest.arrays, *GEOMETRY_ARRAYS, *(MIXING_ARRAYS if augmentation.mixes else ())),
+        augmentation=augmentation.to_dict(),
+        probe=take_probe(augmentation),
+    )
+
+
+def _batch_size(teacher: Teacher, inputs: InputDataset) -> int:
     """A size that suits the inputs, and on a GPU fits its memory."""
-    wanted = pick_batch_size(elements, teacher.device)
+    example, _ = inputs[0]
+    wanted = pick_batch_size(num_elements(example), teacher.device)
     if teacher.device.type != "cuda":
         return wanted
-    return teacher.fitting_batch_size(_first_inputs(teacher, samples, 1), samples.num_classes, wanted)
+    return teacher.fitting_batch_size(_first_inputs(inputs, 1), inputs.samples.num_classes, wanted)
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _teacher_accuracy(writer: StoreWriter, class_groups: np.ndarray) -> Accuracy:
-    """The teacher's accuracy on view 0, from the samples tables, one row block at a time."""
-    grid = writer.manifest.grid
-    tally = AccuracyTally(writer.manifest.num_classes)
-    for block in range(grid.chunks_per_view):
-        path = writer.root / samples_file(block)
-        table = read_parquet(path, SAMPLES_SCHEMA, len(grid.rows(block)), ["label", "teacher_top1"])
-        tally.add(table["label"].to_numpy(), table["teacher_top1"].to_numpy())
-    return tally.accuracy(class_groups)

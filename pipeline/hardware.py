@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ..stores.errors import UsageError
+from .ranks import Ranks
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -21,19 +22,21 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a name means; ``auto`` is the first GPU, else the CPU.
+    """The device a name means; ``auto`` is a GPU, else the CPU.
+
+    Under torchrun, ``auto`` and ``cuda`` are each rank's own GPU.
 
     Raises:
-        UsageError: torch knows no such device, or this machine has none.
+        UsageError: torch knows no such device, or this machine has none, or fewer GPUs than ranks.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(f"The device '{name}' is not there. Use --device auto, cpu or cuda.") from None
-    return device
+    return _own_gpu() if device == torch.device("cuda") else device
 
 
 def pick_precision(name: Precision, device: torch.device, *, on_gpu: str) -> str:
@@ -68,8 +71,9 @@ def pick_batch_size(num_elements: int, device: torch.device) -> int:
 
 
 def pick_workers(decodes: bool) -> int:
-    """Reading processes: none where inputs lie in memory, else one a core, at most 8."""
-    return min(8, os.cpu_count() or 1) if decodes else 0
+    """Reading processes: none where inputs lie in memory, else one a core (shared by torchrun's ranks), at most 8."""
+    cores = (os.cpu_count() or 1) // Ranks.from_environment().local_size
+    return min(8, max(cores, 1)) if decodes else 0
 
 
 def keep_large_buffers() -> bool:
@@ -108,6 +112,20 @@ def round_off(precision: str, on_cpu: bool) -> float:
     if precision == "fp32":
         return 1e-4 if on_cpu else 5e-3
     return {"fp16": 1e-2}.get(precision, 5e-2)
+
+
+def _own_gpu() -> torch.device:
+    """The first GPU; under torchrun the one of this rank's number."""
+    ranks, count = Ranks.from_environment(), torch.cuda.device_count()
+    if ranks.alone:
+        return torch.device("cuda")
+    if ranks.local_size > count:
+        raise UsageError(
+            f"torchrun started {ranks.local_size} processes here, and there are {count} GPUs. "
+            f"Start one a GPU: --nproc-per-node={count}."
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
 
 
 def _is_glibc() -> bool:

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import engines
 import environment
 import extraction
 import fuzz
@@ -56,6 +57,7 @@ def faults(folder: Path, *, quick: bool) -> Iterator[Row]:
     yield extraction.random_kills(folder, 10 if quick else 200, processes=1)
     yield extraction.random_kills(folder, 6 if quick else 100, processes=2)
     yield from environment.all_faults(folder, 2.0 if quick else 60.0)
+    yield from engines.all_kills(folder, 1 if quick else 5)
     yield training.killed_runs(folder, 3 if quick else 20)
     store = folder / f"reference-{extraction.CHUNK_ROWS}.kd"
     yield fuzz.fuzz(store, folder / "fuzz", 5_000 if quick else 1_000_000)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from ...stores.content import labels_fingerprint
 from ...stores.errors import UsageError
 from ...stores.manifest import DatasetInfo, fingerprint
 from ..specs import Spec
+
+_TEXTS_AT_ONCE = 2**16
 
 
 class RawItems(Protocol):
@@ -154,8 +156,14 @@ class Samples:
         """What a manifest says of this data set."""
         return DatasetInfo(
             spec=Spec.parse(self.spec).public(),
-            sample_ids=fingerprint(value.as_py() for value in self.sample_ids),
+            sample_ids=fingerprint(_texts(self.sample_ids)),
             labels=labels_fingerprint(self.labels),
             classes=fingerprint(self.class_names),
             long_tail=None if self.long_tail is None else dataclasses.asdict(self.long_tail),
         )
+
+
+def _texts(ids: pa.Array) -> Iterator[str]:
+    """The values of a text array as Python's, some at a time: several times faster than one by one."""
+    for start in range(0, len(ids), _TEXTS_AT_ONCE):
+        yield from ids[start : start + _TEXTS_AT_ONCE].to_pylist()
