@@ -1,0 +1,334 @@
+"""A report of a store, a run or a sweep: what a path is, what is said of it, and what is refused."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from kdpipe.pipeline.report import ReportConfig, report
+from kdpipe.pipeline.report.run_report import RunReport
+from kdpipe.pipeline.report.store_report import StoreReport
+from kdpipe.pipeline.report.sweep_report import SweepReport
+from kdpipe.stores import KdpipeError, MismatchError, RefusedError, UsageError
+from kdpipe.stores.manifest import Parent
+
+HOSTILE = "<script>alert('x')</script>&\"'"
+
+
+class Reader(HTMLParser):
+    """What a page is made of: its elements, their attributes, and all of its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def store(tmp_path: Path, teacher_says: Callable[..., Any], make_store: Callable[..., Any]) -> Path:
+    make_store(tmp_path / "a.kd", *teacher_says(60, 9))
+    return tmp_path / "a.kd"
+
+
+def page_of(path: Path, **options: Any) -> Reader:
+    out = path.parent / "page.html"
+    report(ReportConfig(path=path, out=out, **options))
+    return Reader(out.read_text(encoding="utf-8"))
+
+
+# a store
+
+
+def test_a_store_s_page_says_what_it_is(store: Path) -> None:
+    page = page_of(store)
+    for words in ("torchvision:resnet50", "folder:photos", "CC-BY-4.0", "float32 (logits, ranks)", "ECE"):
+        assert words in page.text
+    assert "not finished" not in page.text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"codec": "topk:3"}, {"codec": "int8"}, {"arrays": ("ranks",)}, {"arrays": ("logits",)}, {"codec": "float16"}],
+    ids=["topk", "int8", "ranks", "logits", "float16"],
+)
+def test_every_codec_has_a_page(
+    settings: dict[str, Any], store: Path, tmp_path: Path, teacher_says: Callable[..., Any],
+    make_store: Callable[..., Any],
+) -> None:  # fmt: skip
+    make_store(tmp_path / "b.kd", *teacher_says(60, 9), **settings)
+    page = page_of(tmp_path / "b.kd", against=store)
+    assert "Accuracy by class group" in page.text
+    assert "Against a.kd" in page.text
+
+
+def test_an_unfinished_store_is_told_as_far_as_it_goes(
+    tmp_path: Path, store: Path, teacher_says: Callable[..., Any], make_store: Callable[..., Any]
+) -> None:
+    logits, labels = teacher_says(60, 9)
+    make_store(tmp_path / "half.kd", logits, labels, chunks=2)
+    make_store(tmp_path / "part.kd", logits[:32], labels[:32], ids=[f"{n:05d}" for n in range(32)])
+    half, part = (report(ReportConfig(path=tmp_path / name)).numbers for name in ("half.kd", "part.kd"))
+    assert isinstance(half, StoreReport)
+    assert isinstance(part, StoreReport)
+    assert half.rows == 32
+    assert msgspec.json.encode(half.samples) == msgspec.json.encode(part.samples)  # JSON, in which NaN equals NaN
+    assert msgspec.json.encode(half.payload) == msgspec.json.encode(part.payload)
+    page = page_of(tmp_path / "half.kd", against=store)
+    assert "first 32 of 60 samples" in page.text
+
+
+def test_a_store_of_which_nothing_is_written_is_refused(
+    tmp_path: Path, teacher_says: Callable[..., Any], make_store: Callable[..., Any]
+) -> None:
+    make_store(tmp_path / "none.kd", *teacher_says(60, 9), chunks=0)
+    with pytest.raises(RefusedError, match="no finished chunk"):
+        report(ReportConfig(path=tmp_path / "none.kd"))
+
+
+def test_a_store_of_two_classes_without_a_tail(tmp_path: Path, make_store: Callable[..., Any]) -> None:
+    logits = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    make_store(tmp_path / "two.kd", logits, np.arange(9) % 2, groups=[0, 1])
+    page = page_of(tmp_path / "two.kd", temperatures=(2.0,))
+    assert "There are no tail classes." in page.text
+
+
+def test_a_store_of_one_group(tmp_path: Path, make_store: Callable[..., Any], teacher_says: Callable[..., Any]) -> None:
+    for name in ("a.kd", "b.kd"):
+        make_store(tmp_path / name, *teacher_says(60, 9), groups=[0] * 9)
+    page = page_of(tmp_path / "a.kd", against=tmp_path / "b.kd")
+    assert "there is no tail to compare" in page.text
+
+
+def test_very_many_classes_make_no_very_large_page(tmp_path: Path, make_store: Callable[..., Any]) -> None:
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(3000, 2000)).astype(np.float32), generator.integers(0, 2000, 3000)
+    make_store(tmp_path / "many.kd", logits, labels, chunk_rows=1024)
+    page = page_of(tmp_path / "many.kd", temperatures=(1.0,))
+    assert (tmp_path / "page.html").stat().st_size < 600_000
+    assert re.search(r"Shown: \d+ of the [\d,]+ classes", page.text)
+
+
+def test_a_derived_store_names_its_parents(
+    tmp_path: Path, make_store: Callable[..., Any], teacher_says: Callable[..., Any]
+) -> None:
+    parent = Parent(store_id="0123456789abcdef", receipts=None, change="regrouped by counts:100,20")
+    make_store(tmp_path / "child.kd", *teacher_says(60, 9), parents=(parent,))
+    assert "0123456789abcdef: regrouped by counts:100,20" in page_of(tmp_path / "child.kd").text
+
+
+# a run
+
+
+def test_a_run_beside_a_baseline_and_a_teacher(
+    tmp_path: Path, make_run: Callable[..., Path], make_store: Callable[..., Any], teacher_says: Callable[..., Any]
+) -> None:
+    names = [f"class {number}" for number in range(9)]
+    run = make_run(tmp_path / "run", gain=0.1, names=names)
+    base = make_run(tmp_path / "base", names=names, loss=["kd"])
+    make_store(tmp_path / "val.kd", *teacher_says(60, 9))
+    found = report(ReportConfig(path=run, baseline=base, store=tmp_path / "val.kd"))
+    assert "Against base: +10.0 points overall" in found.conclusions[0]
+    assert isinstance(found.numbers, RunReport)
+    assert found.numbers.teacher is not None
+    assert found.numbers.teacher.same_data
+    page = page_of(run, baseline=base, store=tmp_path / "val.kd")
+    assert "Change against base, class by class" in page.text
+    assert "Change against the teacher, class by class" in page.text
+
+
+def test_a_teacher_on_other_samples_is_not_compared_in_silence(
+    tmp_path: Path, make_run: Callable[..., Path], make_store: Callable[..., Any], teacher_says: Callable[..., Any]
+) -> None:
+    run = make_run(tmp_path / "run", names=[f"class {number}" for number in range(9)], val="folder:others")
+    make_store(tmp_path / "train.kd", *teacher_says(60, 9))
+    page = page_of(run, store=tmp_path / "train.kd")
+    assert "they do not compare" in page.text
+    assert "Change against the teacher" not in page.text
+
+
+def test_secrets_of_a_run_are_not_shown(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    run = make_run(tmp_path / "run", val="hf:team/photos,token=abc123", data="parquet:https://me:pw@host/x?sig=abc123")
+    found = report(ReportConfig(path=run, out=tmp_path / "page.html"))
+    shown = (tmp_path / "page.html").read_text(encoding="utf-8") + msgspec.json.encode(found.numbers).decode()
+    assert "hf:team/photos" in shown
+    assert "abc123" not in shown
+    assert "pw" not in shown
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    page = page_of(make_run(tmp_path / "run", epochs=2, finished=False, by_class=False))
+    assert "first 2 of 6 epochs" in page.text
+    assert "keeps no results by class" in page.text
+
+
+def test_a_run_without_an_epoch_is_refused(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    run = make_run(tmp_path / "run", epochs=0)
+    with pytest.raises(RefusedError, match="no finished epoch"):
+        report(ReportConfig(path=run))
+
+
+def test_a_baseline_of_other_classes_is_refused(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other", names=tuple("uvwxyz"))
+    with pytest.raises(MismatchError, match="classes"):
+        report(ReportConfig(path=run, baseline=other))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "classes.parquet"])
+def test_a_damaged_run_is_an_error_that_names_the_file(
+    name: str, tmp_path: Path, make_run: Callable[..., Path]
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / name).write_bytes(b"{not this")
+    with pytest.raises(KdpipeError, match=name):
+        report(ReportConfig(path=run))
+
+
+# a sweep
+
+
+def test_a_sweep_names_its_best(tmp_path: Path, make_sweep: Callable[..., Path]) -> None:
+    found = report(ReportConfig(path=make_sweep(tmp_path / "sweep")))
+    assert isinstance(found.numbers, SweepReport)
+    assert found.numbers.varied == ("student", "loss", "seed", "lr")
+    best = found.numbers.finished[0]
+    assert best.loss == "ltkd,alpha=2"
+    assert best.overall == max(row.overall or 0 for row in found.numbers.trials)
+    first = found.numbers.standings[0]
+    same = [row.overall for row in found.numbers.trials if row.point == best.point]
+    assert first.mean["overall"] == pytest.approx(sum(value or 0 for value in same) / len(same))
+    assert "loss ltkd,alpha=2" in found.conclusions[0]
+    page = page_of(tmp_path / "sweep")
+    links = [each["href"] for each in page.all("a") if (each.get("href") or "").startswith("#trial-")]
+    anchors = {each["id"] for each in page.all("tr") if "id" in each}
+    assert len(links) == 24
+    assert {str(link)[1:] for link in links} <= anchors
+
+
+def test_a_sweep_in_progress_counts_its_states(tmp_path: Path, make_sweep: Callable[..., Path]) -> None:
+    page = page_of(make_sweep(tmp_path / "sweep", state="failed"))
+    assert "Not every trial is done: 18 done, 6 failed." in page.text
+    assert "out of memory" in page.text
+
+
+# what a path is, and options
+
+
+def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="no store, run or sweep"):
+        report(ReportConfig(path=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "words"),
+    [
+        ("store", "baseline", "--against, --temperature"),
+        ("store", "store", "--against, --temperature"),
+        ("run", "against", "--baseline, --store"),
+        ("sweep", "baseline", "no such option"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    kind: str, option: str, words: str, store: Path, tmp_path: Path, make_run: Callable[..., Path],
+    make_sweep: Callable[..., Path],
+) -> None:  # fmt: skip
+    path = {
+        "store": lambda: store,
+        "run": lambda: make_run(tmp_path / "r"),
+        "sweep": lambda: make_sweep(tmp_path / "s"),
+    }
+    with pytest.raises(UsageError, match=words):
+        report(ReportConfig(path=path[kind](), **{option: tmp_path}))
+
+
+@pytest.mark.parametrize(
+    "config", [{"out": Path("page.pdf")}, {"temperatures": (0.0,)}, {"temperatures": (float("nan"),)}]
+)
+def test_bad_settings_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        ReportConfig(path=tmp_path, **config)
+
+
+# every page
+
+
+@pytest.fixture(params=["store", "run", "sweep"])
+def hostile(
+    request: pytest.FixtureRequest, tmp_path: Path, make_store: Callable[..., Any], make_run: Callable[..., Path],
+    make_sweep: Callable[..., Path], teacher_says: Callable[..., Any],
+) -> Path:  # fmt: skip
+    """A store, a run and a sweep in which everything that others can write is markup."""
+    if request.param == "store":
+        names = [f"{number}{HOSTILE}" for number in range(9)]
+        store = make_store(tmp_path / "x.kd", *teacher_says(60, 9), names=names, note=HOSTILE, owner=HOSTILE)
+        return store.path
+    if request.param == "run":
+        return make_run(tmp_path / "x", names=[f"{number}{HOSTILE}" for number in range(6)], student=HOSTILE)
+    return make_sweep(tmp_path / "x", loss=HOSTILE)
+
+
+def test_nothing_of_others_becomes_markup(hostile: Path) -> None:
+    page = page_of(hostile)
+    assert page.all("script") == []
+    assert "alert('x')" in page.text
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_a_page_needs_nothing_from_elsewhere(hostile: Path) -> None:
+    page = page_of(hostile)
+    assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "object", "script", "image", "use")]
+    links = [attributes.get("href") for _, attributes in page.tags if "href" in attributes]
+    assert all((link or "").startswith("#") for link in links)
+    assert "url(" not in page.text
+    (policy,) = [each["content"] for each in page.all("meta") if "http-equiv" in each]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_every_plot_has_words_and_numbers(hostile: Path) -> None:
+    page = page_of(hostile)
+    plots = [each for each in page.all("svg") if "role" in each]
+    assert len(plots) == len(page.all("figure")) == len(page.all("details")) > 2
+    assert all(len(each["aria-label"] or "") > 20 for each in plots)
+    ids = [str(attributes["id"]) for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all(str(link["href"])[1:] in ids for link in page.all("a"))
+
+
+def test_the_same_report_is_the_same_bytes(hostile: Path, tmp_path: Path) -> None:
+    pages = []
+    for name in ("1.html", "2.html"):
+        report(ReportConfig(path=hostile, out=tmp_path / "new" / name))
+        pages.append((tmp_path / "new" / name).read_bytes())
+    assert pages[0] == pages[1]
+    assert not re.search(rb"\bnan\b", pages[0], re.IGNORECASE)
+
+
+def test_the_numbers_are_json(hostile: Path) -> None:
+    numbers = report(ReportConfig(path=hostile)).numbers
+    body = json.loads(msgspec.json.encode(numbers, enc_hook=str))
+    assert body.keys() == {field.name for field in dataclasses.fields(numbers)}
+
+
+def test_nothing_is_written_beside_the_page(store: Path, tmp_path: Path) -> None:
+    before = sorted(store.rglob("*"))
+    page_of(store)
+    shutil.copy(tmp_path / "page.html", tmp_path / "first.html")
+    page_of(store)  # again, over the page that is there
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+    assert sorted(store.rglob("*")) == before
