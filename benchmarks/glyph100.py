@@ -29,7 +29,7 @@ HELD_OUT_FONTS = 100
 
 @dataclass
 class Glyphs:
-    """A map-style data set: images uint8 (32, 32), labels, and the sample ids FONT/CHARACTER."""
+    """A map-style data set: images uint8 (1, 32, 32), labels, and the sample ids FONT/CHARACTER."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -64,7 +64,7 @@ def load(file: str, part: str = "train", seed: int = 0) -> Glyphs:
     order = random.permutation(len(CHARACTERS))
     fonts = parts[part]
     return Glyphs(
-        images=images[fonts][:, order].reshape(-1, SIDE, SIDE),
+        images=images[fonts][:, order].reshape(-1, 1, SIDE, SIDE),
         labels=np.tile(np.arange(len(order)), len(fonts)),
         sample_ids=[f"{font:04}/{ord(CHARACTERS[k]):04x}" for font in fonts for k in order],
         classes=[f"U+{ord(CHARACTERS[k]):04X}" for k in order],

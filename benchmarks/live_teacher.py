@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
+from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
+from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
@@ -45,8 +47,9 @@ def train(store_path: Path, targets: Targets, epochs: int) -> dict[str, Tensor]:
     trainer = Trainer(
         student, data, objective, OptimiserConfig(lr=0.05), epochs=epochs, device=torch.device("cpu"), precision="fp32"
     )
-    for _ in range(epochs):
-        trainer.run_epoch()
+    cohort = Cohort({0: trainer}, Failures())
+    while cohort.active:
+        cohort.run_epoch()
     return student.state_dict()
 
 

@@ -27,16 +27,40 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
     except (OSError, ValueError) as error:
         raise UsageError(f"The configuration {path} cannot be read: {error}.") from None
     settings.pop("resolved", None)  # what a run decided by itself, for the record
-    options = [p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"]
+    context.default_map = {**(context.default_map or {}), **_as_defaults(context, settings, str(path))}
+
+
+def read_recipe(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    """Take the defaults of a command's flags from a recipe; flags and ``--config`` win.
+
+    NAME gives the part that is named like the command, NAME/teacher the flags that train the teacher.
+
+    Raises:
+        UsageError: no such recipe or part.
+    """
+    if name is None:
+        return
+    from ..pipeline.recipes import PARTS, load_recipe
+
+    recipe, _, part = name.partition("/")
+    part = part or str(context.command.name)
+    if part not in PARTS:
+        raise unknown("part of a recipe", part, PARTS)
+    defaults = _as_defaults(context, load_recipe(recipe).parts[part], f"the recipe {name}")
+    context.default_map = {**defaults, **(context.default_map or {})}
+
+
+def _as_defaults(context: click.Context, settings: dict[str, Any], where: str) -> dict[str, Any]:
+    options = [p for p in context.command.params if isinstance(p, click.Option) and p.name not in ("config", "recipe")]
     flags = {name.lstrip("-").replace("-", "_"): option for option in options for name in option.opts}
     defaults = {}
     for key, value in settings.items():
         name = key.replace("-", "_")
         if name not in flags:
-            raise unknown(f"key in {path}", key, (str(flag).replace("_", "-") for flag in flags))
+            raise unknown(f"key in {where}", key, (str(flag).replace("_", "-") for flag in flags))
         if value is not None:
             defaults[str(flags[name].name)] = _as_typed(flags[name], value)
-    context.default_map = {**(context.default_map or {}), **defaults}
+    return defaults
 
 
 def _as_typed(option: click.Option, value: Any) -> Any:
@@ -55,6 +79,15 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     help="TOML file (or a run's config.json) with these flags as keys; flags win.",
+)
+
+recipe_option = click.option(
+    "--recipe",
+    metavar="NAME",
+    callback=read_recipe,
+    is_eager=True,
+    expose_value=False,
+    help="A published protocol's flags (docs/recipes.md); flags and --config win.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

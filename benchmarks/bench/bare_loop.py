@@ -17,23 +17,23 @@ from measure import ratios, spread, take_turns
 BATCH_SIZE = 128
 
 
-def make_teacher(num_classes: int) -> torch.nn.Module:
+def make_teacher(num_classes: int, name: str) -> torch.nn.Module:
     """A factory for ``python:``: a network with fresh weights that are the same every time."""
     from kdpipe.pipeline.models import create_model
 
     torch.manual_seed(0)
-    return create_model("resnet8x4", num_classes)
+    return create_model(name, num_classes)
 
 
 def run(scale: float = 1.0) -> list[dict[str, Any]]:
-    """One record for each number of classes."""
+    """A teacher as small as a student, to make kdpipe's part as large as can be, and one of a teacher's size."""
     device = pick_device("auto")
-    return [_measure(num_classes, device, scale) for num_classes in (100, 1000)]
+    cases = [("resnet8x4", 100, 8192), ("resnet8x4", 1000, 8192), ("resnet32x4", 1000, 4096)]
+    return [_measure(name, classes, max(1024, int(num * scale)), device) for name, classes, num in cases]
 
 
-def _measure(num_classes: int, device: torch.device, scale: float) -> dict[str, Any]:
-    num = max(1024, int(8192 * scale))
-    data, teacher_spec = f"synthetic:,num={num},classes={num_classes}", "python:bare_loop:make_teacher"
+def _measure(name: str, num_classes: int, num: int, device: torch.device) -> dict[str, Any]:
+    data, teacher_spec = f"synthetic:,num={num},classes={num_classes}", f"python:bare_loop:make_teacher,name={name}"
     precision = pick_precision("auto", device, on_gpu="fp16")
     samples = load_data(data)
     teacher = load_teacher(teacher_spec, samples, preprocess=None, device=device, precision=precision)
@@ -59,7 +59,7 @@ def _measure(num_classes: int, device: torch.device, scale: float) -> dict[str, 
     return {
         "classes": num_classes,
         "images": num,
-        "teacher": "kdpipe:resnet8x4, 32 px",
+        "teacher": f"kdpipe:{name}, 32 px",
         "device": device.type,
         "seconds of the bare loop": spread(seconds["bare loop"]),
         "extract / bare loop": ratios(seconds, "kdpipe extract", "bare loop"),

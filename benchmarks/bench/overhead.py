@@ -9,7 +9,9 @@ from typing import Any
 import synthetic  # noqa: F401  (registers its data source)
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, extract
+from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
+from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.hardware import pick_device, pick_precision
 from kdpipe.pipeline.inputs import Batch
 from kdpipe.pipeline.losses import Objective
@@ -67,8 +69,10 @@ def _steps(student: str, num_classes: int, scale: float) -> dict[str, Any]:
 
 
 def _epoch(trainer: Trainer) -> Callable[[], object]:
+    cohort = Cohort({0: trainer}, Failures())
+
     def run() -> None:
-        trainer.run_epoch()
+        cohort.run_epoch()
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -81,7 +85,7 @@ def _trainer(student: str, data: str, store: Path | None, loss: str) -> Trainer:
     objective, samples = Objective.parse(config.loss), load_data(data)
     device = pick_device("auto")
     opened = None if store is None else open_store(store)
-    laid_out = lay_out(config, opened, samples, Preprocessing(), objective, device)
+    laid_out = lay_out(config, opened, samples, Preprocessing(), [objective], device)
     return _train(student, samples.num_classes, laid_out, objective, device)
 
 

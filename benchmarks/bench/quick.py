@@ -43,7 +43,8 @@ def _figures() -> Iterator[tuple[str, float, float, bool]]:
             bound = 1 + 2 * (overhead.TARGETS[loss, record["classes"]] - 1)
             yield f"a step with {loss}, C={record['classes']}", record[f"{loss} / labels only"]["median"], bound, False
     for record in bare_loop.run(0.2):
-        yield f"extract / bare loop, C={record['classes']}", record["extract / bare loop"]["median"], 1.06, False
+        name = f"extract / bare loop, {record['teacher']}, C={record['classes']}"
+        yield name, record["extract / bare loop"]["median"], 1.06, False
 
 
 if __name__ == "__main__":

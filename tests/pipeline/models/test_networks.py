@@ -8,6 +8,8 @@ COUNTS = {
     "mobilenetv2": 812_836,
     "resnet20": 278_324,
     "resnet32x4": 7_433_860,
+    "resnet50": 23_705_252,
+    "resnet8": 83_892,
     "resnet8x4": 1_233_540,
     "shufflenetv1": 949_258,
     "wrn_16_2": 703_284,

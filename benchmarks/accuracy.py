@@ -1,0 +1,212 @@
+"""Which loss distils well, and when: every loss in the same long-tailed settings, tuned alike, over five seeds.
+
+Usage: python benchmarks/accuracy.py     (make results; RESULTS_SCALE=1 is the small one)
+
+Writes benchmarks/results/accuracy.json and docs/results.md. Every loss gets the same four settings' worth of tuning on a
+validation set, the best is trained with five other seeds, and only these are tested. A setting that was finished is kept
+in RESULTS_FOLDER (default: build/results), so that an interrupted run goes on.
+
+RESULTS_SCALE  1: glyph100-LT, imbalance 100, teacher of the same data; a residual teacher and a plain student
+               2: the oracle teacher too
+               3: imbalance 10 and 20, the pair of one family, and Fashion-MNIST-LT at 100
+"""
+
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import accuracy_page
+import glyph100
+import kdpipe
+import numpy as np
+import torch
+from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
+from kdpipe.pipeline.sweep import Row, SweepConfig, sweep
+from torchvision.datasets import FashionMNIST
+
+ROOT = Path(__file__).parents[1]
+FOLDER = Path(os.environ.get("RESULTS_FOLDER", ROOT / "build" / "results")).absolute()
+SCALE = int(os.environ.get("RESULTS_SCALE", "1"))
+GLYPHS = FOLDER / "glyph100.npz"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+EPOCHS, BATCH_SIZE, LR = 20, 64, 0.05
+TUNING_SEED, SEEDS = 0, (1, 2, 3, 4, 5)
+METRICS = ("overall", "head", "medium", "tail")
+
+
+def alternatives(name: str, **values: Sequence[float]) -> list[str]:
+    """All combinations of a loss's options, as specs."""
+    return [
+        ",".join([name, *(f"{key}={value:g}" for key, value in zip(values, choice, strict=True))])
+        for choice in itertools.product(*values.values())
+    ]
+
+
+# four settings each; the two without a teacher have one option or none
+LOSSES = {
+    "CE": ["ce"],
+    "balanced softmax": ["balanced-softmax"],
+    "KD": alternatives("kd", temperature=(2, 4), weight=(1, 9)),
+    "DKD": alternatives("dkd", temperature=(2, 4), beta=(2, 8)),
+    "BKD": alternatives("bkd", temperature=(2, 4), weight=(1, 9)),
+    "DIST": alternatives("dist", temperature=(1, 4), weight=(1, 4)),
+    "PLD": alternatives("pld", temperature=(1, 4), weight=(1, 4)),
+    "GRKD": alternatives("grkd", tau=(1, 4), weight=(1, 9)),
+    "LTKD": alternatives("ltkd", temperature=(2, 4), weight=(0.5, 2)),
+    "LTKD, store's masses": alternatives("ltkd,calibration=store", temperature=(2, 4), weight=(0.5, 2)),
+    "GRKD, rebalanced": alternatives("grkd-rebalanced", temperature=(1, 4), weight=(1, 9)),
+    "class-calibrated KD": alternatives("cckd", temperature=(2, 4), weight=(1, 9)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One comparison: data, teacher and student."""
+
+    data: str
+    imbalance: int
+    teacher: str
+    student: str
+    oracle: bool = False
+
+    @property
+    def name(self) -> str:
+        kind = "oracle" if self.oracle else "biased"
+        return f"{self.data}-{self.imbalance}-{kind}-{self.teacher}-{self.student}"
+
+    def spec(self, part: str, *, long_tailed: bool = False) -> str:
+        """The data spec of a part."""
+        if self.data == "glyph100":
+            spec, largest = f"python:glyph100:load,file={GLYPHS},part={part}", 100
+        else:
+            spec, largest = f"python:accuracy:fashion,part={part}", 1000
+        return f"{spec},imbalance={self.imbalance},max_per_class={largest}" if long_tailed else spec
+
+
+def settings() -> list[Setting]:
+    """What is run at the scale asked for."""
+    first = Setting(data="glyph100", imbalance=100, teacher="resnet20", student="convnet_tiny")
+    chosen = [first]
+    if SCALE >= 2:
+        chosen.append(replace(first, oracle=True))
+    if SCALE >= 3:
+        chosen += [replace(first, imbalance=imbalance) for imbalance in (10, 20)]
+        chosen += [replace(first, student="resnet8"), replace(first, data="fashion")]
+    return chosen
+
+
+class fashion:  # noqa: N801 (a factory of the `python:` scheme)
+    """Fashion-MNIST: its last 10,000 training images are for validation."""
+
+    def __init__(self, part: str) -> None:
+        import gzip
+
+        split = "t10k" if part == "test" else "train"
+        raw = gzip.decompress((FASHION / f"{split}-images-idx3-ubyte.gz").read_bytes())
+        images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
+        raw = gzip.decompress((FASHION / f"{split}-labels-idx1-ubyte.gz").read_bytes())
+        labels = np.frombuffer(raw, np.uint8, offset=8).astype(np.int64)
+        rows = {"train": slice(0, 50_000), "val": slice(50_000, None), "test": slice(None)}[part]
+        self.images, self.labels, self.classes = images[rows], labels[rows], FashionMNIST.classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        return self.images[position], int(self.labels[position])
+
+
+def prepare(setting: Setting) -> tuple[Path, dict[str, float]]:
+    """Train the teacher and extract its store; gives the store and the teacher's test accuracy."""
+    train = setting.spec("train", long_tailed=True)
+    learned = setting.spec("train") if setting.oracle else train
+    kind = "oracle" if setting.oracle else str(setting.imbalance)
+    run = FOLDER / f"teacher-{setting.data}-{kind}-{setting.teacher}"
+    epochs = 8 if setting.oracle else 40
+    trained = distill(
+        DistillConfig(
+            student=f"kdpipe:{setting.teacher}", data=learned, val=setting.spec("test"), out=run, epochs=epochs,
+            batch_size=BATCH_SIZE, optimiser=OptimiserConfig(lr=LR), val_every=epochs,
+        )
+    )  # fmt: skip
+    store = FOLDER / f"{setting.data}-{setting.imbalance}-{kind}.kd"
+    extract(
+        ExtractConfig(data=train, teacher=f"kdpipe:{setting.teacher},weights={run / 'student.safetensors'}", out=store)
+    )
+    return store, trained.summary["val"]
+
+
+def students(setting: Setting, store: Path, losses: Sequence[str], seeds: Sequence[int], part: str) -> list[Row]:
+    """Train students side by side; gives their accuracies on a part of the data."""
+    base = DistillConfig(
+        student=f"kdpipe:{setting.student}", store=store, data=setting.spec("train", long_tailed=True),
+        val=setting.spec(part), out=FOLDER / f"{setting.name}-{part}", epochs=EPOCHS, batch_size=BATCH_SIZE,
+        optimiser=OptimiserConfig(lr=LR), val_every=EPOCHS,
+    )  # fmt: skip
+    result = sweep(SweepConfig(base=base, losses=tuple(losses), seeds=tuple(seeds)), progress(setting.name, part))
+    if bad := [row for row in result.rows if row.state not in ("done", "diverged")]:
+        sys.exit(f"{bad[0].loss}: {bad[0].error}")
+    return result.rows
+
+
+def progress(name: str, part: str) -> Any:
+    """Says on stderr which student is done."""
+    return lambda row: print(f"{name} {part}: {row.loss}, seed {row.seed}: {row.overall}", file=sys.stderr, flush=True)
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """One comparison, as it is written to the JSON file."""
+    began = time.time()
+    store, teacher = prepare(setting)
+    tuned = students(setting, store, list(itertools.chain(*LOSSES.values())), [TUNING_SEED], "val")
+    validated = {row.loss: row.balanced if row.state == "done" else -1.0 for row in tuned}
+    best = {name: max(specs, key=lambda spec: validated[spec]) for name, specs in LOSSES.items()}
+    tested = students(setting, store, list(best.values()), SEEDS, "test")
+    found = {(row.loss, row.seed): {metric: getattr(row, metric) for metric in METRICS} for row in tested}
+    return {
+        **{key: getattr(setting, key) for key in ("data", "imbalance", "teacher", "student", "oracle")},
+        "samples": len(kdpipe.open_store(store)),
+        "teacher accuracy": {metric: teacher[metric] for metric in METRICS},
+        "minutes": round((time.time() - began) / 60, 1),
+        "losses": {
+            name: {
+                "chosen": spec,
+                "validated": {each: validated[each] for each in LOSSES[name]},
+                "tested": [found[spec, seed] for seed in SEEDS],
+            }
+            for name, spec in best.items()
+        },
+    }
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.chdir(Path(__file__).parent)  # where the `python:` factories are
+    if not GLYPHS.exists():
+        glyph100.build(GLYPHS)
+    records = [measure(setting) for setting in settings()]
+    document = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {platform.system()}",
+        "versions": {"kdpipe": kdpipe.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "epochs": EPOCHS,
+        "batch size": BATCH_SIZE,
+        "learning rate": LR,
+        "seeds": SEEDS,
+        "settings": records,
+    }
+    path = ROOT / "benchmarks" / "results" / "accuracy.json"
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    (ROOT / "docs" / "results.md").write_text(accuracy_page.page(document))
+
+
+if __name__ == "__main__":
+    main()
