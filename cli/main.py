@@ -3,6 +3,7 @@
 Command modules import the pipeline only when they run, so that ``kdpipe --help`` loads neither torch nor zarr.
 """
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -14,7 +15,10 @@ from ..stores.errors import KdpipeError
 from .demo import demo
 from .distill import distill
 from .extract import extract
+from .plan import plan
+from .report import report
 from .store import store
+from .sweep import sweep
 
 INTERRUPTED = 130
 
@@ -31,13 +35,17 @@ def cli(*, verbose: bool) -> None:
     """
     import logging
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="kdpipe: %(message)s", stream=sys.stderr
-    )
+    level = logging.INFO if verbose else logging.WARNING
+    if os.environ.get("RANK", "0") != "0":  # under torchrun, what all would say is said once
+        level = logging.ERROR
+    logging.basicConfig(level=level, format="kdpipe: %(message)s", stream=sys.stderr)
 
 
 cli.add_command(extract)
+cli.add_command(plan)
 cli.add_command(distill)
+cli.add_command(sweep)
+cli.add_command(report)
 cli.add_command(demo)
 cli.add_command(store)
 

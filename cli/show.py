@@ -1,6 +1,6 @@
 """How results are shown: tables for people, JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ..stores.layout import RECEIPTS, Grid
-from ..stores.manifest import Accuracy, Manifest
+from ..stores.manifest import Accuracy, Manifest, Parent
 
 
 def show_json(value: object) -> None:
@@ -34,11 +34,13 @@ def show_manifest(path: Path | str, manifest: Manifest, *, as_json: bool) -> Non
         ("chunks", _chunks(manifest.grid) + _how_many_done(path, manifest)),
         ("row order", manifest.order),
         ("payload", f"{manifest.payload_bytes / 1e6:,.1f} MB{uncompressed}"),
+        ("format", None if manifest.payload_format == "zarr" else manifest.payload_format),
         ("data", manifest.dataset.spec),
         ("left out", _left_out(manifest.dataset.unreadable)),
         ("long tail", _pairs(manifest.dataset.long_tail)),
         ("teacher", f"{manifest.teacher.spec} ({manifest.teacher.num_parameters:,} parameters)"),
         ("preprocessing", _pairs(manifest.preprocessing)),
+        ("augmentation", _pairs(manifest.augmentation)),
         ("class groups", manifest.group_rule),
         ("teacher accuracy", accuracy_line(manifest.accuracy)),
         ("precision, device", f"{manifest.precision}, {manifest.device}"),
@@ -46,6 +48,7 @@ def show_manifest(path: Path | str, manifest: Manifest, *, as_json: bool) -> Non
         ("owner", manifest.owner),
         ("licence", manifest.licence),
         ("note", manifest.note),
+        *(("made from" if i == 0 else "", text) for i, text in enumerate(_ancestors(manifest.parents))),
     ]
     _show_rows(str(path), rows)
 
@@ -113,6 +116,13 @@ def _how_many_done(path: Path | str, manifest: Manifest) -> str:
 
 def _left_out(unreadable: int) -> str | None:
     return f"{unreadable:,} samples that could not be read" if unreadable else None
+
+
+def _ancestors(parents: Sequence[Parent], depth: int = 0) -> Iterator[str]:
+    """The stores that a store was made from, each before its own."""
+    for parent in parents:
+        yield f"{'  ' * depth}{parent.store_id}, {parent.change}"
+        yield from _ancestors(parent.parents, depth + 1)
 
 
 def _pairs(values: dict[str, Any] | None) -> str | None:

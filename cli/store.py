@@ -4,14 +4,17 @@ from pathlib import Path
 
 import click
 
+from .convert import convert
+from .importing import import_
 from .options import StorePath, json_option
 from .remote import ls, pull, push
+from .reshape import map_classes, merge, regroup, subset
 from .verify import repair, verify
 
 
 @click.group()
 def store() -> None:
-    """Look after stores: inspect, verify, repair; share them: ls, pull, push."""
+    """Look after stores; share them (ls, pull, push); make others of them (merge, subset, regroup, map-classes)."""
 
 
 @store.command()
@@ -37,3 +40,9 @@ store.add_command(repair)
 store.add_command(ls)
 store.add_command(pull)
 store.add_command(push)
+store.add_command(convert)
+store.add_command(merge)
+store.add_command(subset)
+store.add_command(regroup)
+store.add_command(map_classes)
+store.add_command(import_)

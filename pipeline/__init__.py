@@ -4,6 +4,7 @@ from .config import DistillConfig, ExtractConfig
 from .distill import DistillResult, distill
 from .extract import ExtractResult, Progress, extract
 from .optimisation import OptimiserConfig
+from .sweep import SweepConfig, SweepResult, sweep
 
 __all__ = [
     "DistillConfig",
@@ -12,6 +13,9 @@ __all__ = [
     "ExtractResult",
     "OptimiserConfig",
     "Progress",
+    "SweepConfig",
+    "SweepResult",
     "distill",
     "extract",
+    "sweep",
 ]

@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..stores.errors import KdpipeError, MismatchError
+from ..stores.errors import KdpipeError, MismatchError, UsageError
 from .hardware import round_off
 from .models.onnx import OnnxNetwork, OnnxOptions, onnx_libraries
 from .models.weights import first_line
 from .teachers import Teacher, on_onnx
+from .tensors import Inputs
 
 # rows that are traced; other batch sizes are then seen to work
 _EXAMPLES = 2
 
 
-def with_onnx_runtime(teacher: Teacher, inputs: Tensor, num_classes: int) -> Teacher:
+def with_onnx_runtime(teacher: Teacher, inputs: Inputs, num_classes: int) -> Teacher:
     """The same teacher, run by onnxruntime: on a CPU often several times as fast.
 
     Its logits for ``inputs`` may differ from torch's by the round-off of fp32 (1e-4 on a CPU, 5e-3 on a GPU) times the
@@ -35,12 +36,17 @@ def with_onnx_runtime(teacher: Teacher, inputs: Tensor, num_classes: int) -> Tea
         num_classes: C.
 
     Raises:
+        UsageError: the inputs have names.
         KdpipeError: the network cannot be exported.
         MismatchError: the exported network gives other logits.
         MissingExtraError: the extra ``onnx`` is not installed.
     """
     if teacher.runtime == "onnx":
         return teacher
+    if isinstance(inputs, dict):
+        raise UsageError(
+            f"onnxruntime is given one input, the data set gives {', '.join(sorted(inputs))}. Use --runtime torch."
+        )
     onnx_libraries()
     expected = teacher.logits(inputs, num_classes).cpu()
     with tempfile.TemporaryDirectory(prefix="kdpipe-onnx-") as folder:  # onnxruntime has read it when it is gone

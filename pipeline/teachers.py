@@ -18,6 +18,7 @@ from .model_card import ModelCard
 from .models import LoadedModel, OnnxNetwork, load_model, parameter_count, set_eval, state_checksum
 from .models.weights import first_line
 from .specs import Spec
+from .tensors import Inputs, call, each, num_rows, shape_text
 from .views import Preprocessing
 
 
@@ -47,7 +48,7 @@ class Teacher:
         return self.precision if self.runtime == "torch" else f"{self.precision}/{self.runtime}"
 
     @torch.inference_mode()
-    def logits(self, inputs: Tensor, num_classes: int) -> Tensor:
+    def logits(self, inputs: Inputs, num_classes: int) -> Tensor:
         """The logits (B, C) of a batch, float32, on the teacher's device.
 
         Raises:
@@ -55,23 +56,28 @@ class Teacher:
             DeviceMemoryError: the batch is too large.
             KdpipeError: the network cannot take these inputs.
         """
+        size = num_rows(inputs)
         try:
             with self._autocast():
-                output = self.module(self._on_device(inputs))
+                output = call(self.module, self._on_device(inputs))
         except KdpipeError:
             raise
         except torch.OutOfMemoryError:
             raise DeviceMemoryError(
-                f"The teacher ran out of memory with batches of {len(inputs)}. Give a smaller --batch-size."
+                f"The teacher ran out of memory with batches of {size}. Give a smaller --batch-size."
             ) from None
         except Exception as error:  # a network may raise anything when its input does not fit
+            hint = (
+                "Do they have the names that its forward takes?"
+                if isinstance(inputs, dict)
+                else "Does --preprocess give it the size and channels it was trained with?"
+            )
             raise KdpipeError(
-                f"The teacher cannot take inputs of shape {tuple(inputs.shape)}: {first_line(error)}. "
-                "Does --preprocess give it the size and channels it was trained with?"
+                f"The teacher cannot take inputs of shape {shape_text(inputs)}: {first_line(error)}. {hint}"
             ) from error
-        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(inputs):
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != size:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise BadLogitsError(f"The teacher gives {shape} for {len(inputs)} inputs, not (batch, classes) logits.")
+            raise BadLogitsError(f"The teacher gives {shape} for {size} inputs, not (batch, classes) logits.")
         if output.shape[1] != num_classes:
             raise MismatchError(
                 f"The teacher gives {output.shape[1]} classes, the data set has {num_classes}. Use a teacher of these "
@@ -83,15 +89,16 @@ class Teacher:
         """An ONNX file computes in its own precision."""
         return nullcontext() if self.runtime == "onnx" else autocast(self.precision, self.device)
 
-    def _on_device(self, inputs: Tensor) -> Tensor:
-        moved = inputs.to(self.device, non_blocking=True)
-        return moved.to(memory_format=torch.channels_last) if self.device.type == "cuda" and moved.ndim == 4 else moved
+    def _on_device(self, inputs: Inputs) -> Inputs:
+        moved = each(inputs, lambda tensor: tensor.to(self.device, non_blocking=True))
+        are_images = isinstance(moved, Tensor) and moved.ndim == 4
+        return moved.to(memory_format=torch.channels_last) if self.device.type == "cuda" and are_images else moved
 
     def compiled(self) -> "Teacher":
         """The same teacher through ``torch.compile``, which takes minutes at first and pays for long passes."""
         return replace(self, module=torch.compile(self.module), runtime="compile")  # pyright: ignore[reportArgumentType]
 
-    def fitting_batch_size(self, example: Tensor, num_classes: int, wanted: int) -> int:
+    def fitting_batch_size(self, example: Inputs, num_classes: int, wanted: int) -> int:
         """``wanted``, halved until a batch of it fits into the device's memory.
 
         Args:
@@ -104,7 +111,7 @@ class Teacher:
         """
         while True:
             try:
-                self.logits(example.expand(wanted, *example.shape[1:]), num_classes)
+                self.logits(each(example, lambda row: row.expand(wanted, *row.shape[1:])), num_classes)
             except DeviceMemoryError:
                 if wanted == 1:
                     raise

@@ -84,7 +84,7 @@ def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
         ({"--loss": "gkrd"}, 2, "Did you mean 'grkd'?"),
         ({"--loss": "ltkd,temprature=2"}, 2, "Did you mean 'temperature'?"),
         ({"--loss": "kd,temperature=0"}, 2, "temperature"),
-        ({"--student": "kdpipe:resnet"}, 2, "Did you mean 'resnet20'?"),
+        ({"--student": "kdpipe:resnet_20"}, 2, "Did you mean 'resnet20'?"),
         ({"--student": "torchvision:resnet18"}, 2, "channels=3"),
         ({"--store": "nowhere.kd"}, 3, "Is this a kdpipe store?"),
         ({"--data": "digits,split=test"}, 3, "No sample of the data set is in"),

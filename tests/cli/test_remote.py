@@ -54,7 +54,7 @@ def test_the_story_of_two_teams(cli: Cli, digits: str, bucket: str, workplace: P
     pulled = cli("store", "pull", url, "ranks.kd", "--arrays", "ranks")
     assert pulled.code == 0, pulled.err
     assert cli("store", "verify", "ranks.kd", "--deep").code == 0
-    parent = json.loads(Path("ranks.kd/manifest.json").read_text())["parent"]
+    (parent,) = json.loads(Path("ranks.kd/manifest.json").read_text())["parents"]
     assert (parent["store_id"], parent["receipts"]) == (entry["store_id"], entry["receipts"])
     assert cli("distill", *STUDENT, "--store", "ranks.kd", "--loss", "grkd", "--epochs", "1", "--out", "run").code == 0
     finished = cli("store", "pull", url, "ranks.kd", "--arrays", "ranks")
@@ -143,7 +143,7 @@ def test_no_secret_is_ever_shown_or_kept(
 
 
 def test_a_place_that_takes_a_folder_says_what_to_do_with_an_address(cli: Cli) -> None:
-    outcome = cli("store", "verify", "s3://team/a.kd")
+    outcome = cli("store", "repair", "s3://team/a.kd")
     assert outcome.code == 2
     assert "s3://team/a.kd is an address" in outcome.err
     assert "Pull the store first" in outcome.err

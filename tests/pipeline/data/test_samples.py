@@ -1,6 +1,7 @@
 """What every data set gives: ids, labels and counts by position, selections, and the long tail."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -154,3 +155,26 @@ def test_the_record_changes_with_ids_labels_and_class_names_and_holds_no_secret(
         assert differing == [name]
     order = tiny().select(np.arange(6)[::-1]).info()
     assert order.sample_ids != base.sample_ids
+
+
+# --- other classes
+
+
+def test_a_class_map_gives_other_classes(tmp_path: Path) -> None:
+    path = tmp_path / "shapes.csv"
+    path.write_text("teacher,student\n8,round\n1,straight\n0,round\n")
+    digits, mapped = load_data("digits,imbalance=10"), load_data(f"digits,class_map={path},imbalance=10")
+    kept = np.flatnonzero(np.isin(digits.labels, [0, 1, 8]))
+    assert mapped.class_names == ("round", "straight")
+    assert mapped.labels.tolist() == [int(digits.labels[at] == 1) for at in kept]
+    assert mapped.sample_ids.equals(digits.sample_ids.take(pa.array(kept)))
+    assert (mapped.raw(3) == digits.raw(int(kept[3]))).all()
+    assert mapped.long_tail == digits.long_tail
+
+
+def test_a_class_map_must_fit(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("teacher,student\n8,a\n12,b\n")
+    with pytest.raises(UsageError, match="'12'"):
+        load_data(f"digits,class_map={tmp_path / 'map.csv'}")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_data("digits,class_map=nothing.csv")
