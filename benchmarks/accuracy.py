@@ -167,8 +167,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     began = time.time()
     store, teacher = prepare(setting)
     tuned = students(setting, store, list(itertools.chain(*LOSSES.values())), [TUNING_SEED], "val")
-    validated = {row.loss: row.balanced if row.state == "done" else -1.0 for row in tuned}
-    best = {name: max(specs, key=lambda spec: validated[spec]) for name, specs in LOSSES.items()}
+    validated = {row.loss: row.balanced or 0.0 for row in tuned}  # 0 where it diverged
+    best = {name: max(specs, key=validated.__getitem__) for name, specs in LOSSES.items()}
     tested = students(setting, store, list(best.values()), SEEDS, "test")
     found = {(row.loss, row.seed): {metric: getattr(row, metric) for metric in METRICS} for row in tested}
     return {

@@ -42,11 +42,11 @@ def read_recipe(context: click.Context, _: click.Parameter, name: str | None) ->
         return
     from ..pipeline.recipes import PARTS, load_recipe
 
-    recipe, _, part = name.partition("/")
-    part = part or str(context.command.name)
-    if part not in PARTS:
-        raise unknown("part of a recipe", part, PARTS)
-    defaults = _as_defaults(context, load_recipe(recipe).parts[part], f"the recipe {name}")
+    recipe, *part = name.split("/", 1)
+    wanted = part[0] if part else str(context.command.name)
+    if wanted not in PARTS:
+        raise unknown("part of a recipe", wanted, PARTS)
+    defaults = _as_defaults(context, load_recipe(recipe).parts[wanted], f"the recipe {name}")
     context.default_map = {**defaults, **(context.default_map or {})}
 
 

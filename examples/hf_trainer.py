@@ -3,6 +3,9 @@
 Usage: python examples/hf_trainer.py STORE    (a store of the digits; needs transformers and accelerate)
 """
 
+# its package is typed otherwise than it works
+# pyright: reportCallIssue=false
+
 import sys
 import tempfile
 from typing import Any
@@ -27,7 +30,7 @@ class DistillationTrainer(Trainer):
     def __init__(self, store: kdpipe.Store, **options: Any) -> None:
         self.store, joined = store, store.join(Named())
         self.batches = joined.batch_sampler(64, seed=0)
-        super().__init__(train_dataset=joined, **options)
+        super().__init__(train_dataset=joined, **options)  # pyright: ignore[reportArgumentType]
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches)  # pyright: ignore

@@ -3,7 +3,11 @@
 Usage: python examples/lightning_loop.py STORE    (a store of the digits; needs lightning)
 """
 
+# its package is typed otherwise than it works
+# pyright: reportOptionalMemberAccess=false
+
 import sys
+from typing import Any
 
 import kdpipe
 import lightning
@@ -43,12 +47,8 @@ def main(path: str) -> None:
     store = kdpipe.open_store(path)
     joined = store.join(Digits())
     loader: DataLoader = DataLoader(joined, batch_sampler=joined.batch_sampler(64, seed=0))  # pyright: ignore[reportArgumentType]
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet: dict[str, Any] = dict.fromkeys(silent, False)
     lightning.Trainer(max_epochs=5, accelerator="auto", devices=1, **quiet).fit(Student(store), loader)
 
 

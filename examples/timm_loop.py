@@ -3,6 +3,9 @@
 Usage: python examples/timm_loop.py STORE    (a store of the digits; needs timm)
 """
 
+# its package is typed otherwise than it works
+# pyright: reportPrivateImportUsage=false, reportOptionalMemberAccess=false
+
 import sys
 
 import kdpipe

@@ -32,6 +32,7 @@ from .inputs import InputDataset, readable_positions
 from .onnx_runtime import with_onnx_runtime
 from .specs import Spec
 from .teachers import Teacher, load_teacher
+from .tensors import Inputs, num_elements
 from .views import Preprocessing
 from .worker import ChunkWorker
 

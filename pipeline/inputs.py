@@ -39,7 +39,7 @@ class Batch:
     """
 
     positions: np.ndarray
-    inputs: Inputs
+    inputs: Any
     labels: Tensor
     digests: dict[int, str] = field(default_factory=dict)
     view: int = 0
@@ -122,7 +122,7 @@ class InputDataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, position: int) -> tuple[Inputs, int]:
+    def __getitem__(self, position: int) -> tuple[Any, int]:
         label = int(self.samples.labels[position])
         if self._augmented is not None:
             return _row(self.batch(np.array([position])).inputs, 0), label

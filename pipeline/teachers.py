@@ -111,7 +111,7 @@ class Teacher:
         """
         while True:
             try:
-                self.logits(each(example, lambda row: row.expand(wanted, *row.shape[1:])), num_classes)
+                self.logits(_repeated(example, wanted), num_classes)
             except DeviceMemoryError:
                 if wanted == 1:
                     raise
@@ -164,6 +164,11 @@ def on_onnx(network: OnnxNetwork, preprocessing: Preprocessing, info: TeacherInf
     """The teacher that onnxruntime runs; its manifest names the version."""
     info = replace(info, libraries=info.libraries | {"onnxruntime": network.version})
     return Teacher(network, preprocessing, info, network.device, network.precision, runtime="onnx")
+
+
+def _repeated(row: Inputs, count: int) -> Inputs:
+    """A batch of ``count`` times the same sample, given as a batch of one; takes no memory."""
+    return each(row, lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
 
 def _has_weights(spec: Spec) -> bool:

@@ -127,7 +127,7 @@ class Preprocessing:
         share = 1 if self.resize is None or self.crop is None else self.resize / self.crop
         return dataclasses.replace(self, resize=round(size * share), crop=size)
 
-    def one(self, raw: Any) -> Inputs:
+    def one(self, raw: Any) -> Any:
         """What a network is given for one raw input: (channels, H, W) float32 for an image.
 
         Named tensors, and whole numbers other than uint8, pass unchanged.

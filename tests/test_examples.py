@@ -1,5 +1,7 @@
 """The examples of the README and docs run as they are."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +56,18 @@ def test_plain_zarr_imports_no_kdpipe(store: Path) -> None:
     *_, last = run("plain_zarr.py", store).splitlines()
     stored, recorded = last.removeprefix("top-1 accuracy of the stored logits: ").split("; the manifest says ")
     assert float(stored) == pytest.approx(float(recorded), abs=0.005)
+
+
+def test_text_from_end_to_end(tmp_path: Path) -> None:
+    """The commands of docs/specs.md: the student is far above chance (20 %) in sentences that nobody has seen."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    page = (ROOT / "docs" / "specs.md").read_text()
+    (script,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    script = script.replace("kdpipe ", f"{sys.executable} -m kdpipe ")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (overall,) = re.findall(r"validation +overall ([\d.]+) %", done.stdout)
+    assert float(overall) > 60
+    assert "Whole: 0 error(s), 0 warning(s)" in done.stdout

@@ -49,7 +49,7 @@ def test_an_import_is_shown_and_done_once(cli: Cli, source: Path) -> None:
     ],
 )
 def test_bad_imports(cli: Cli, source: Path, change: tuple[str, ...], code: int, message: str) -> None:
-    flags = {"--ids": "ids", "--labels": "labels", "--classes": "classes.txt", "--out": "a.kd", **dict([change])}
+    flags = {"--ids": "ids", "--labels": "labels", "--classes": "classes.txt", "--out": "a.kd", change[0]: change[1]}
     done = cli("store", "import", source, *(part for flag in flags.items() for part in flag))
     assert done.code == code
     assert message in done.err

@@ -26,6 +26,7 @@ from kdpipe.stores import (
     StoreWriter,
     UsageError,
     open_store,
+    tables,
     writer,
 )
 from kdpipe.stores.files import file_checksum
@@ -85,12 +86,12 @@ def test_processes_that_begin_at_once_agree(tmp_path, content, monkeypatch):
 
 def test_what_is_finished_while_another_process_begins_stays_finished(tmp_path, content, monkeypatch):
     made = content()
-    first, to_parquet = made.write(tmp_path / "a.kd"), writer.to_parquet
+    first = made.write(tmp_path / "a.kd")
 
     def meanwhile(table):
-        monkeypatch.setattr(writer, "to_parquet", to_parquet)
+        monkeypatch.setattr(writer, "to_parquet", tables.to_parquet)
         first.finish()
-        return to_parquet(table)
+        return tables.to_parquet(table)
 
     monkeypatch.setattr(writer, "to_parquet", meanwhile)
     late = StoreWriter.open(tmp_path / "a.kd", made.manifest, made.classes)

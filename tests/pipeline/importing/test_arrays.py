@@ -241,9 +241,9 @@ def open_finished(path: Path) -> bool:
 
 
 def test_a_store_that_is_not_its_source_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdpipe.pipeline.importing import convert
+    from kdpipe.pipeline.importing import convert, files
 
-    real, calls = convert.as_float32, []
+    real, calls = files.as_float32, []
 
     def other(rows: object) -> np.ndarray:
         calls.append(rows)

@@ -61,7 +61,7 @@ def test_two_teachers(
 ) -> None:  # fmt: skip
     logits, labels = one
     stores = [make_store(tmp_path / name, values, labels) for name, values in (("a.kd", logits), ("b.kd", other))]
-    found = compare(*stores, (1.0, 4.0))
+    found = compare(stores[0], stores[1], (1.0, 4.0))
     assert found.rows == 50
     for divergence in found.divergences:
         p, q = (probabilities(values, divergence.temperature) for values in (logits, other))
@@ -131,7 +131,7 @@ def test_rows_are_joined_by_sample_id(
     mixed = make_store(tmp_path / "b.kd", other[chosen], labels[chosen], ids=[ids[row] for row in chosen])
     kept = np.sort(chosen)
     parts = [make_store(tmp_path / name, v[kept], labels[kept]) for name, v in (("c.kd", logits), ("d.kd", other))]
-    found, expected = compare(plain, mixed, (1.0,)), compare(*parts, (1.0,))
+    found, expected = compare(plain, mixed, (1.0,)), compare(parts[0], parts[1], (1.0,))
     assert found.rows == 30
     assert found.divergences[0].kl == pytest.approx(expected.divergences[0].kl, rel=1e-12)
 
@@ -141,7 +141,7 @@ def test_stores_of_ranks_have_a_rank_correlation(
 ) -> None:
     logits, labels = one
     stores = [make_store(tmp_path / n, v, labels, arrays=("ranks",)) for n, v in (("a.kd", logits), ("b.kd", other))]
-    found = compare(*stores, (1.0,))
+    found = compare(stores[0], stores[1], (1.0,))
     places, other_places = (v.argsort(1).argsort(1) for v in (logits, other))
     by_hand = [np.corrcoef(places[row], other_places[row])[0, 1] for row in range(50)]
     assert found.rank_correlation == pytest.approx(np.mean(by_hand))

@@ -105,10 +105,10 @@ def test_masses(
     for found in payload_statistics(store, (1.0, 2.5)).masses:
         p = probabilities(logits, found.temperature)
         masses = np.stack([p[:, g == GROUPS].sum(1) for g in range(3)], axis=1)
-        np.testing.assert_allclose(found.groups, masses.mean(0), rtol=1e-10)
-        np.testing.assert_allclose(found.classes, p.mean(0), rtol=1e-10)
+        assert found.groups == pytest.approx(masses.mean(0), rel=1e-10)
+        assert found.classes == pytest.approx(p.mean(0), rel=1e-10)
         balanced = np.mean([masses[labels == c].mean(0) for c in np.unique(labels)], axis=0)
-        np.testing.assert_allclose(found.balanced, balanced, rtol=1e-10)
+        assert found.balanced == pytest.approx(balanced, rel=1e-10)
         for g in range(3):
             np.testing.assert_allclose(found.flow[g], masses[GROUPS[labels] == g].mean(0), rtol=1e-10)
 

@@ -1,10 +1,10 @@
 """A store is verified where it lies: any object that is missing, cut or altered is named, and nothing is written."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from kdpipe.stores import KdpipeError, Manifest, RefusedError
-from kdpipe.stores import manifest as manifests
 from kdpipe.stores.layout import MANIFEST
 from kdpipe.stores.remote import client
 from kdpipe.stores.remote.client import RemoteObjects
@@ -80,9 +80,9 @@ def test_what_each_is_called(store: Path, tmp_path: Path) -> None:
 def test_receipts_of_another_store_and_an_unfinished_one(store: Path, tmp_path: Path) -> None:
     push(store, tmp_path / "a.kd")
     whole = Manifest.read(store)
-    manifests.dataclasses.replace(whole, receipts="xxh3-128:" + "0" * 32).write(tmp_path / "a.kd")
+    dataclasses.replace(whole, receipts="xxh3-128:" + "0" * 32).write(tmp_path / "a.kd")
     assert found(verify_remote(tmp_path / "a.kd")) == [(MANIFEST, "fingerprint")]
-    manifests.dataclasses.replace(whole, state="writing", store_id="0" * 16).write(tmp_path / "a.kd")
+    dataclasses.replace(whole, state="writing", store_id="0" * 16).write(tmp_path / "a.kd")
     assert found(verify_remote(tmp_path / "a.kd")) == [(MANIFEST, "manifest"), (MANIFEST, "unfinished")]
     text = (tmp_path / "a.kd" / MANIFEST).read_text()
     (tmp_path / "a.kd" / MANIFEST).write_text(text.replace('"1.0"', '"2.0"'))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import MissingArrayError, RefusedError, UsageError, open_store
-from kdpipe.stores.codecs import LogitCodec, parse_codec
+from kdpipe.stores.codecs import LogitCodec, TopK, parse_codec
 from kdpipe.stores.reshape.recode import recode
 from kdpipe.stores.verify import verify
 
@@ -56,6 +56,7 @@ def test_from_any_codec_to_any_other(
             found = new.read(rows, view=view)["logits"].astype(np.float64)
             assert (np.abs(found - logits) <= made.logit_codec.error_bound(logits, {}) + 1e-30).all()
         else:
+            assert isinstance(made.logit_codec, TopK)
             top = new.read(rows, arrays=("top_classes", "top_logits", "logsumexp"), view=view)
             assert np.array_equal(top["top_logits"], -np.sort(-logits, axis=1)[:, : made.logit_codec.k])
             highest = logits.max(1).astype(np.float64)
