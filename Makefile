@@ -20,7 +20,8 @@ UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench bench-quick first-runs faults lint types check install clean distclean
+.PHONY: help demo test bench bench-quick first-runs faults results views sweeps scale plan-check lint types check \
+	install clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +59,26 @@ first-runs: install ## run real teachers on real data; writes docs/first-runs.md
 
 faults: install ## kill, starve and damage kdpipe in every way; writes docs/reliability.md (about 15 minutes)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/faults
+
+GLYPHS := build/results/glyph100.npz
+$(GLYPHS): | install
+	mkdir -p $(@D) && $(PY) benchmarks/glyph100.py $@
+
+results: install ## compare all losses, five seeds; RESULTS_SCALE=1..3; writes docs/results.md (about 15 minutes)
+	$(KEEP_BUFFERS) $(PY) benchmarks/accuracy.py
+
+views: install $(GLYPHS) ## students from 1, 8 and all views against the live teacher (long)
+	$(KEEP_BUFFERS) $(PY) benchmarks/views.py $(ARGS) $(GLYPHS)
+
+sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a cohort costs (about 20 minutes)
+	$(PY) benchmarks/sweep_proof.py $(GLYPHS) --epochs 2
+	$(PY) benchmarks/sweep_cohort.py $(ARGS)
+
+scale: install ## what very many chunks cost; writes the tables of docs/scale.md
+	$(PY) benchmarks/scale.py --write
+
+plan-check: install ## predicted and real time and bytes of extractions
+	$(PY) benchmarks/plan_check.py $(ARGS)
 
 check: test lint types ## all three
 

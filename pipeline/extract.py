@@ -16,6 +16,7 @@ from ..stores import ArrayInfo, Manifest, StoreWriter, UsageError, epoch_order
 from ..stores import manifest as manifests
 from ..stores.arrays import GEOMETRY_ARRAYS, MIXING_ARRAYS, class_dtype
 from ..stores.codecs import Codec, Factorised, Float16, Float32, parse_codec
+from ..stores.errors import BadSampleError
 from ..stores.groups import assign_groups, group_names
 from ..stores.layout import default_chunk_rows
 from ..stores.tables import classes_table
@@ -98,13 +99,14 @@ def load(config: ExtractConfig) -> Loaded:
     if device.type == "cpu":
         keep_large_buffers()
     precision = _precision(config, device)
-    samples = load_data(config.data)
+    found = load_data(config.data)
+    samples = _from_readable(found) if config.on_bad_sample == "skip" else found
     teacher = load_teacher(config.teacher, samples, preprocess=config.preprocess, device=device, precision=precision)
     augmentation = None if config.augment is None else Augmentation.parse(config.augment)
     _try_once(teacher, InputDataset(samples, teacher.preprocessing, augmentation=augmentation))
     workers = pick_workers(not isinstance(samples.items, ArrayItems)) if config.workers is None else config.workers
     readable = _readable(samples, teacher.preprocessing, config, workers)
-    unreadable, samples = len(samples) - len(readable), in_row_order(readable, config.order)
+    unreadable, samples = len(found) - len(readable), in_row_order(readable, config.order)
     inputs = InputDataset(samples, teacher.preprocessing, augmentation=augmentation)
     if config.runtime == "onnx":
         teacher = with_onnx_runtime(teacher, _first_inputs(inputs, _COMPARED_ROWS), samples.num_classes)
@@ -152,6 +154,22 @@ def _try_once(teacher: Teacher, inputs: InputDataset) -> None:
 
 def _first_inputs(inputs: InputDataset, count: int) -> Inputs:
     return inputs.batch(np.arange(min(count, len(inputs)))).inputs
+
+
+def _from_readable(samples: Samples) -> Samples:
+    """The samples from the first that can be read: what inputs are like is found out from it.
+
+    Raises:
+        BadSampleError: none can be read.
+    """
+    for position in range(len(samples)):
+        try:
+            samples.raw(position)
+        except BadSampleError as error:
+            logger.warning("left out: %s", error)
+        else:
+            return samples.select(np.arange(position, len(samples))) if position else samples
+    raise BadSampleError(f"No sample of '{samples.spec}' can be read. Look at the first reason above.")
 
 
 def _readable(samples: Samples, preprocessing: Preprocessing, config: ExtractConfig, workers: int) -> Samples:

@@ -176,6 +176,18 @@ def test_an_unreadable_image_is_named_or_skipped(photos: Path) -> None:
     assert "dog/3.png" not in ids
 
 
+def test_unreadable_images_at_the_beginning_are_skipped_too(photos: Path) -> None:
+    first = sorted((photos / "cat").glob("*.png"))
+    for path in first[:2]:
+        path.write_bytes(b"not an image")
+    result = extract(config("skipped.kd", data=f"folder:{photos}", on_bad_sample="skip"))
+    assert (result.manifest.num_samples, result.manifest.dataset.unreadable) == (10, 2)
+    for path in photos.rglob("*.png"):
+        path.write_bytes(b"not an image")
+    with pytest.raises(BadSampleError, match="No sample"):
+        extract(config("none.kd", data=f"folder:{photos}", on_bad_sample="skip"))
+
+
 def test_images_of_different_sizes_need_a_preprocessing(photos: Path) -> None:
     Image.new("L", (9, 9)).save(photos / "cat" / "x.png")
     with pytest.raises(KdpipeError, match="different shapes"):
