@@ -324,7 +324,8 @@ def test_a_store_is_begun_inside_a_running_event_loop(tmp_path, content):
     async def cell():
         content().write(tmp_path / "a.kd").finish()
 
-    asyncio.run(cell())
+    with ThreadPoolExecutor(1) as pool:  # this thread may have a loop already, of the tests with a browser
+        pool.submit(lambda: asyncio.run(cell())).result()
     assert open_store(tmp_path / "a.kd")
 
 
