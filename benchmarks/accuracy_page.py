@@ -44,7 +44,27 @@ def _setting(record: dict[str, Any]) -> str:
         cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in found.values()]
         cells += ["" if name == "KD" else interval(found[metric] - kd[metric]) for metric in ("overall", "tail")]
         lines.append(f"| {name} | {' | '.join(cells)} | `{result['chosen']}` |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _at_the_edge(record)
+
+
+def _at_the_edge(record: dict[str, Any]) -> str:
+    """Which losses chose the last of their settings: more of the same was not tried."""
+    tuned = {name: result for name, result in record["losses"].items() if len(result["validated"]) > 1}
+    last = [name for name, result in tuned.items() if result["chosen"] == list(result["validated"])[-1]]
+    largest = [name for name, result in tuned.items() if _weight(result["chosen"]) == _largest_weight(result)]
+    return (
+        f"\n{len(largest)} of {len(tuned)} tuned losses chose the larger weight ({', '.join(largest)}), and "
+        f"{len(last)} the largest values of both options: beyond, nothing was tried.\n"
+    )
+
+
+def _weight(spec: str) -> float | None:
+    options = dict(part.split("=") for part in spec.split(",") if "=" in part)
+    return float(options["weight"]) if "weight" in options else None
+
+
+def _largest_weight(result: dict[str, Any]) -> float:
+    return max((_weight(spec) or 0.0) for spec in result["validated"])
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, np.ndarray]:
