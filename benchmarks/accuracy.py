@@ -163,7 +163,10 @@ def progress(name: str, part: str) -> Any:
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """One comparison, as it is written to the JSON file."""
+    """One comparison, as it is written to the JSON file; one that was made is kept."""
+    kept = FOLDER / f"{setting.name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     began = time.time()
     store, teacher = prepare(setting)
     tuned = students(setting, store, list(itertools.chain(*LOSSES.values())), [TUNING_SEED], "val")
@@ -171,7 +174,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     best = {name: max(specs, key=validated.__getitem__) for name, specs in LOSSES.items()}
     tested = students(setting, store, list(best.values()), SEEDS, "test")
     found = {(row.loss, row.seed): {metric: getattr(row, metric) for metric in METRICS} for row in tested}
-    return {
+    record = {
         **{key: getattr(setting, key) for key in ("data", "imbalance", "teacher", "student", "oracle")},
         "samples": len(kdpipe.open_store(store)),
         "teacher accuracy": {metric: teacher[metric] for metric in METRICS},
@@ -185,6 +188,8 @@ def measure(setting: Setting) -> dict[str, Any]:
             for name, spec in best.items()
         },
     }
+    kept.write_text(json.dumps(record))
+    return record
 
 
 def main() -> None:

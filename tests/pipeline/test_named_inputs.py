@@ -157,4 +157,3 @@ def test_what_does_not_fit_the_store_is_said(settings: dict[str, str], error: ty
 def test_what_cannot_be_extracted_is_said(settings: dict[str, Any], error: type[KdpipeError], problem: str) -> None:
     with pytest.raises(error, match=problem):
         make_store(**settings)
-    assert not Path("words.kd").exists()

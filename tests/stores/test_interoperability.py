@@ -49,5 +49,19 @@ def test_pyarrow_reads_the_tables(pushed: Pushed, server: SeaweedServer) -> None
     assert table.equals(content.samples)
 
 
+def test_polars_reads_the_tables(pushed: Pushed, server: SeaweedServer) -> None:
+    polars, (key, content) = pytest.importorskip("polars"), pushed
+    options = {
+        "aws_access_key_id": ACCESS_KEY,
+        "aws_secret_access_key": SECRET_KEY,
+        "aws_endpoint_url": server.endpoint,
+        "aws_region": "us-east-1",
+        "aws_allow_http": "true",
+    }
+    address = f"s3://{BUCKET}/{key}/samples/*.parquet"
+    frame = polars.scan_parquet(address, storage_options=options).sort("row").collect()
+    assert frame.to_dicts() == content.samples.to_pylist()
+
+
 def _same(values: np.ndarray, name: str, content: Any) -> None:
     np.testing.assert_array_equal(values, np.stack([content.stored(name, view) for view in range(2)]))
