@@ -125,6 +125,8 @@ class Phrases:
 class TrigramTeacher(nn.Module):
     """Naive Bayes over hashed trigrams of bytes, counted in the training sentences (add-one smoothing)."""
 
+    evidence: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         phrases = Phrases("train")

@@ -91,8 +91,9 @@ class Teacher:
 
     def _on_device(self, inputs: Inputs) -> Inputs:
         moved = each(inputs, lambda tensor: tensor.to(self.device, non_blocking=True))
-        are_images = isinstance(moved, Tensor) and moved.ndim == 4
-        return moved.to(memory_format=torch.channels_last) if self.device.type == "cuda" and are_images else moved
+        if self.device.type == "cuda" and isinstance(moved, Tensor) and moved.ndim == 4:
+            return moved.to(memory_format=torch.channels_last)
+        return moved
 
     def compiled(self) -> "Teacher":
         """The same teacher through ``torch.compile``, which takes minutes at first and pays for long passes."""

@@ -28,7 +28,7 @@ def make_teacher(num_classes: int, name: str) -> torch.nn.Module:
 def run(scale: float = 1.0) -> list[dict[str, Any]]:
     """A teacher as small as a student, to make kdpipe's part as large as can be, and one of a teacher's size."""
     device = pick_device("auto")
-    cases = [("resnet8x4", 100, 8192), ("resnet8x4", 1000, 8192), ("resnet32x4", 1000, 4096)]
+    cases = [("resnet8x4", 100, 8192), ("resnet8x4", 1000, 8192), ("resnet32x4", 1000, 2048)]
     return [_measure(name, classes, max(1024, int(num * scale)), device) for name, classes, num in cases]
 
 

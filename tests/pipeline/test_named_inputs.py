@@ -108,8 +108,8 @@ def test_a_store_does_not_depend_on_how_it_is_read() -> None:
 def test_students_side_by_side_each_have_their_own_inputs() -> None:
     make_store()
     alone = distill(config("alone"))
-    distill_cohort([config("one"), config("two", optimiser=OptimiserConfig(lr=0.1))])
-    first, again = (load_file(f"{run}/student.safetensors") for run in ("alone", "one"))
+    distill_cohort([config("first", optimiser=OptimiserConfig(lr=0.1)), config("second")])
+    first, again = (load_file(f"{run}/student.safetensors") for run in ("alone", "second"))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert alone.summary["val"] is not None
 
