@@ -1,9 +1,16 @@
 """Stores that lie elsewhere, from the command line: the story of two teams, and what they may do wrong."""
 
+import itertools
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kdpipe.pipeline.training import Trainer
+from kdpipe.stores.remote import client
+from kdpipe.stores.remote.client import RemoteObjects
 from kdpipe.stores.verify import verify
 from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
@@ -89,21 +96,53 @@ def test_a_shuffled_store_fits_too_and_other_classes_do_not(cli: Cli, workplace:
     assert json.loads(cli("store", "ls", ".", "--fits", "folder:photos", "--json").out) == []
 
 
-def test_training_goes_on_when_the_server_was_away(
-    cli: Cli, digits: str, bucket: str, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gone in the first epoch: refused with the cause; back again: the same command goes on, to the same student."""
-    from kdpipe.stores.remote import client
+@pytest.fixture
+def own_server(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedServer]:
+    """A server that a test may kill, in the place of the one that all share."""
+    server = SeaweedServer(tmp_path / "own")
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    yield server
+    server.kill()
 
-    assert cli("store", "push", digits, bucket).code == 0
-    run = ["distill", *STUDENT, "--store", bucket, "--loss", "kd", "--epochs", "1", "--out"]
-    assert cli(*run, "undisturbed", "--cache", "other").code == 0
-    with monkeypatch.context() as away:
-        away.setattr(client, "_RETRY_SECONDS", 0.2)
-        away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        refused = cli(*run, "run")
-        assert (refused.code, "cannot be reached" in refused.err) == (1, True)
-    assert cli(*run, "run").code == 0
+
+def kill_in_training(server: SeaweedServer, patch: pytest.MonkeyPatch) -> None:
+    """Kill the server after the first step of the student, while the later chunks are still to be fetched."""
+    read, step, away, chunks = RemoteObjects.read, Trainer.step, threading.Event(), itertools.count()
+
+    def held(self: RemoteObjects, path: str, *, limit: int) -> memoryview | None:
+        if "/c/" in path and next(chunks) >= 60:
+            assert away.wait(10)
+        return read(self, path, limit=limit)
+
+    def killing(*arguments: Any, **options: Any) -> Any:
+        done = step(*arguments, **options)
+        if not away.is_set():
+            server.kill()
+            away.set()
+        return done
+
+    patch.setattr(RemoteObjects, "read", held)
+    patch.setattr(Trainer, "step", killing)
+
+
+def test_the_server_is_killed_in_the_middle_of_training(
+    cli: Cli, bucket: str, own_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused with the cause; when it is back, the same command goes on, to the same student."""
+    made = cli("extract", "--data", DATA, "--teacher", "python:my_teachers:teacher", "--chunk-rows", 4, "--out", "d.kd")
+    assert made.code == 0, made.err
+    assert cli("store", "push", "d.kd", bucket).code == 0
+    run = ["distill", *STUDENT, "--batch-size", "16", "--loss", "kd", "--epochs", "1"]
+    assert cli(*run, "--store", "d.kd", "--order", "chunks", "--out", "undisturbed").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_RETRY_SECONDS", 0.2)
+        kill_in_training(own_server, patch)
+        refused = cli(*run, "--store", bucket, "--out", "run")
+    assert (refused.code, "cannot be reached" in refused.err) == (1, True), refused.err
+    own_server.start()
+    again = cli(*run, "--store", bucket, "--out", "run")
+    assert again.code == 0, again.err
     assert json.loads(Path("run/config.json").read_text())["resolved"]["order"] == "chunks"
     assert Path("run/student.safetensors").read_bytes() == Path("undisturbed/student.safetensors").read_bytes()
 
@@ -111,8 +150,6 @@ def test_training_goes_on_when_the_server_was_away(
 def test_no_secret_is_ever_shown_or_kept(
     cli: Cli, digits: str, bucket: str, server: SeaweedServer, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kdpipe.stores.remote import client
-
     assert cli("store", "push", digits, bucket).code == 0
     monkeypatch.setattr(client, "_RETRY_SECONDS", 0.2)
     signed = f"{bucket.replace('s3:/', server.files)}?sig=SIGSECRET".replace("http://", "http://user:PASSSECRET@")

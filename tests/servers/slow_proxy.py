@@ -1,4 +1,4 @@
-"""A proxy on loopback that makes a server slow and unreliable: added latency, and some answers that say 500.
+"""A proxy on loopback that makes a server slow and unreliable: added latency, answers that say 500, keys that expire.
 
 python slow_proxy.py PORT SECONDS      prints the proxy's port and serves until it is killed
 """
@@ -10,6 +10,8 @@ import threading
 from types import TracebackType
 
 _REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_EXPIRY = b"<Error><Code>ExpiredToken</Code><Message>SECRETTOKEN has expired</Message></Error>"
+_EXPIRED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_EXPIRY), _EXPIRY)
 
 
 class SlowProxy:
@@ -22,6 +24,7 @@ class SlowProxy:
         without: a header that is not passed on, in lower case.
 
     Attributes:
+        expires_after: so many requests are passed on, all others are answered by 403; None for no end.
         requests: how many requests have come.
         ranges: how many of them asked for a part of an object.
         failed: how many of them were answered by 500.
@@ -30,6 +33,7 @@ class SlowProxy:
     def __init__(self, port: int, *, latency: float = 0.0, fail_every: int = 0, without: str = "") -> None:
         self._target, self.latency, self.fail_every, self._without = port, latency, fail_every, without
         self.requests = self.ranges = self.failed = 0
+        self.expires_after: int | None = None
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -73,6 +77,9 @@ class SlowProxy:
             while head := await _head(reader):
                 self.requests += 1
                 self.ranges += b"\r\nrange:" in head.lower()
+                if self.expires_after is not None and self.requests > self.expires_after:
+                    writer.write(_EXPIRED)
+                    break
                 if self.fail_every and self.requests % self.fail_every == 0:
                     self.failed += 1
                     writer.write(_REFUSAL)
