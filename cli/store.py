@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from .card import card
 from .convert import convert
 from .importing import import_
 from .options import StorePath, json_option
@@ -40,6 +41,7 @@ store.add_command(repair)
 store.add_command(ls)
 store.add_command(pull)
 store.add_command(push)
+store.add_command(card)
 store.add_command(convert)
 store.add_command(merge)
 store.add_command(subset)
