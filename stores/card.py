@@ -73,8 +73,8 @@ batch = store.read([0, 1, 2], arrays={json.dumps([_readable(manifest)])})
 
 ## Does it fit your data?
 
-`kdpipe store verify --deep STORE` compares every byte with its receipt; `kdpipe distill --store STORE --data SPEC` joins
-by sample id and refuses data whose inputs differ from what the teacher saw.
+`kdpipe store verify --deep STORE` compares every byte with its receipt.
+`kdpipe distill --store STORE --data SPEC` joins by sample id, and refuses data whose inputs differ from the teacher's.
 """
 
 

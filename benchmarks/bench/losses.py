@@ -1,5 +1,6 @@
 """The losses alone: GRKD against broadcasting all pairs, KD and LTKD against two log-softmaxes; forward and backward."""
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from measure import anonymous_memory, in_child, ratios, spread, take_turns
 from torch import Tensor
 
 BATCH_SIZE = 256
+# each of a pair's two places takes one; a multiprocessor begins 16 a clock (CUDA C++ Programming Guide, throughput of
+# native arithmetic instructions, compute capability 7.x to 9.0)
+_RECIPROCALS_A_PAIR, _RECIPROCAL_UNITS = 2, 16
 
 
 def run(scale: float = 1.0) -> list[dict[str, Any]]:
@@ -72,10 +76,20 @@ def _pairs(batch: int, classes: int, device: torch.device, scale: float) -> dict
         "billion pairs a second": pairs / spread(seconds["kdpipe"])["median"] / 1e9,
         "relative error of the loss": abs(found - exact) / exact,
     }
+    if device.type == "cuda":
+        rate = pairs / spread(seconds["kdpipe"])["median"]
+        record["fraction of the chip's rate of reciprocals"] = _RECIPROCALS_A_PAIR * rate / _reciprocals_a_second()
     if device.type == "cpu":
         for name in ("kdpipe", "broadcast"):
             record[f"extra memory of {name}, in (B, C) float32"] = in_child(_memory, name, batch, classes)
     return record
+
+
+def _reciprocals_a_second() -> float:
+    """What bounds the kernel on a GPU: its special function units, at the highest clock."""
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    megahertz = float(subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()[0])
+    return torch.cuda.get_device_properties(0).multi_processor_count * _RECIPROCAL_UNITS * megahertz * 1e6
 
 
 def _memory(name: str, batch: int, classes: int) -> float:
