@@ -62,9 +62,11 @@ faults: install ## kill, starve and damage kdpipe in every way; writes docs/reli
 
 GLYPHS := build/results/glyph100.npz
 $(GLYPHS): | install
+	$(PIP) install --quiet --group proofs
 	mkdir -p $(@D) && $(PY) benchmarks/glyph100.py $@
 
 results: install ## compare all losses, five seeds; RESULTS_SCALE=1..3; writes docs/results.md (about 15 minutes)
+	$(PIP) install --quiet --group proofs
 	$(KEEP_BUFFERS) $(PY) benchmarks/accuracy.py
 
 views: install $(GLYPHS) ## students from 1, 8 and all views against the live teacher (long)

@@ -91,7 +91,7 @@ def _fonts(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _draw(path: Path) -> np.ndarray | None:
-    from fontTools.ttLib import TTFont, TTLibError
+    from fontTools.ttLib import TTFont, TTLibError  # pyright: ignore[reportMissingImports]
     from PIL import Image, ImageDraw, ImageFont
 
     try:
