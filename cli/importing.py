@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from .options import LocalStorePath, ProgressBar, json_option
-from .show import show_manifest
 
 
 @click.command(name="import")
@@ -41,6 +40,7 @@ def import_(*, out: Path, as_json: bool, **settings: Any) -> None:
     kdpipe store import logits.npz --ids ids --labels labels --classes classes.txt --out old.kd
     """
     from ..pipeline.importing import ImportConfig, import_store
+    from .show import show_manifest
 
     with ProgressBar("chunks") as update:
         manifest = import_store(ImportConfig(out=out, **settings), lambda done, total: update(done=done, total=total))

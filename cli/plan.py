@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import auto_int, comma_ints, comma_list, config_option, json_option
-from .show import show_json
 
 if TYPE_CHECKING:
     from ..pipeline.plan import Estimate, Fidelity, Plan, StoreCost
@@ -65,6 +64,7 @@ def plan(
     from ..pipeline import ExtractConfig
     from ..pipeline.plan import PlanConfig, make_plan
     from ..pipeline.plan.plan import codec_list
+    from .show import show_json
 
     config = PlanConfig(
         extract=ExtractConfig(**settings),
