@@ -17,7 +17,7 @@ from kdpipe.pipeline.models import load_model
 from kdpipe.pipeline.specs import Spec
 from kdpipe.pipeline.store_statistics import cache_folder, class_masses, teacher_masses
 from kdpipe.stores import CorruptStoreError, MissingArrayError, Store, open_store
-from kdpipe.stores.verify import verify
+from kdpipe.stores.checks.verify import verify
 
 DATA = "digits,split=train,imbalance=5"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import manifest as manifests
-from .claims import living_claims
-from .errors import RefusedError
-from .files import sync, write_file
-from .layout import MANIFEST, QUARANTINE, receipt_file, samples_file
-from .manifest import Manifest
-from .payload_layout import payload_layout, payload_store_id
+from .. import manifest as manifests
+from ..claims import living_claims
+from ..errors import RefusedError
+from ..files import sync, write_file
+from ..layout import MANIFEST, QUARANTINE, receipt_file, samples_file
+from ..manifest import Manifest
+from ..payload.layout import payload_layout, payload_store_id
 from .report import Finding
 from .verify import verify
 
@@ -55,7 +55,7 @@ def repair(path: str | os.PathLike[str], *, on_progress: Callable[[int, int], No
 
     Args:
         path: the folder of the store.
-        on_progress: as of :func:`kdpipe.stores.verify.verify`.
+        on_progress: as of :func:`kdpipe.stores.checks.verify.verify`.
 
     Raises:
         CorruptStoreError: there is no folder of that name.

@@ -8,9 +8,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from .arrays import ArrayInfo, ConstantInfo
-from .layout import PAYLOAD, PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
-from .manifest import Buffer, Manifest
+from ..arrays import ArrayInfo, ConstantInfo
+from ..layout import PAYLOAD, PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
+from ..manifest import Buffer, Manifest
 
 
 class Rows(Protocol):

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from .arrays import ArrayInfo, ConstantInfo
-from .errors import CorruptStoreError, UsageError
+from ..arrays import ArrayInfo, ConstantInfo
+from ..errors import CorruptStoreError, UsageError
+from ..layout import PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
+from ..manifest import Buffer, Manifest
 from .kept_rows import KeptRows, decoded_chunks_kept
-from .layout import PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
-from .manifest import Buffer, Manifest
+from .layout import Rows
 from .parquet_columns import Columns, map_column, read_column
-from .payload_layout import Rows
 
 _NUMBERS = re.compile(r"\d+")
 # files kept mapped: enough for a window of any order, well below what the system lets a process have

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.stores import CorruptStoreError, mapping
-from kdpipe.stores.mapping import MappedRows
+from kdpipe.stores import CorruptStoreError
+from kdpipe.stores.payload import mapping
+from kdpipe.stores.payload.mapping import MappedRows
 
 # 8 rows of 256 float16 values are one page
 ROWS, WIDTH = 8, 256

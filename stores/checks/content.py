@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from .arrays import GROUP_NAMES
-from .manifest import Manifest, fingerprint
+from ..arrays import GROUP_NAMES
+from ..manifest import Manifest, fingerprint
 from .report import Severity
 
 

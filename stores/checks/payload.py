@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import GROUP_NAMES, ArrayInfo
-from .codecs import Int8, LogitCodec, TopK
-from .codecs.top import logsumexp
+from ..arrays import GROUP_NAMES, ArrayInfo
+from ..codecs import Int8, LogitCodec, TopK
+from ..codecs.top import logsumexp
+from ..manifest import Manifest
+from ..payload.layout import payload_layout
 from .content import Faults
-from .manifest import Manifest
-from .payload_layout import payload_layout
-from .view_content import add_view_faults
+from .views import add_view_faults
 
 # a slice of rows is compared at a time, so that neither memory nor the cache overflows
 _SLICE_ELEMENTS = 2**19

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import ArrayInfo, ConstantInfo
+from ..arrays import ArrayInfo, ConstantInfo
+from ..layout import array_file
+from ..manifest import Buffer, Manifest
 from .kept_rows import KeptRows, decoded_chunks_kept
-from .layout import array_file
-from .manifest import Buffer, Manifest
+from .layout import Rows
 from .mapping import MappedRows
-from .payload import chunk_bytes, constant_documents, constant_file, metadata_documents, read_compressed, read_constant
-from .payload_layout import Rows
+from .zarr_files import (
+    chunk_bytes,
+    constant_documents,
+    constant_file,
+    metadata_documents,
+    read_compressed,
+    read_constant,
+)
 
 _NUMBERS = re.compile(r"\d+")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from kdpipe.stores.arrays import GROUP_NAMES
-from kdpipe.stores.content import sample_faults
+from kdpipe.stores.checks.content import sample_faults
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, samples_file
 from kdpipe.stores.manifest import fingerprint
-from kdpipe.stores.verify import verify
 
 from .conftest import Content
 from .test_verify import SHAPE, real_content
@@ -146,12 +146,12 @@ def test_rows_that_prefer_no_class_are_a_warning(tmp_path):
 
 @pytest.mark.parametrize("array", ["logits", "ranks"])
 def test_padding_that_is_not_the_fill_value_is_found(tmp_path, array, monkeypatch):
-    from kdpipe.stores import payload, zarr_layout
+    from kdpipe.stores.payload import zarr_files, zarr_layout
 
     monkeypatch.setattr(
         zarr_layout,
         "chunk_bytes",
-        lambda info, values, rows, **options: payload.chunk_bytes(
+        lambda info, values, rows, **options: zarr_files.chunk_bytes(
             info, values if info.name != array else np.pad(values, ((0, rows - len(values)), (0, 0))), rows, **options
         ),
     )

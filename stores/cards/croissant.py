@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from .layout import CLASSES
-from .reader import Store
-from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
+from ..layout import CLASSES
+from ..reader import Store
+from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 
 _TYPES = {
     pa.int32(): "sc:Integer",

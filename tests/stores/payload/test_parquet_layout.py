@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, Manifest, MismatchError, UsageError, open_store
-from kdpipe.stores.kept_rows import KeptRows
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.manifest import replace
-from kdpipe.stores.parquet_columns import Columns, map_column, read_column
-from kdpipe.stores.payload_layout import payload_layout, payload_store_id
-from kdpipe.stores.repair import repair
-from kdpipe.stores.verify import verify
+from kdpipe.stores.payload.kept_rows import KeptRows
+from kdpipe.stores.payload.layout import payload_layout, payload_store_id
+from kdpipe.stores.payload.parquet_columns import Columns, map_column, read_column
 
 from .conftest import make_content
 from .test_verify import real_content
@@ -121,8 +121,8 @@ def test_chunks_that_arrow_writes_in_pieces_are_decoded(tmp_path):
 
 
 def test_bytes_are_mapped_and_the_chunks_kept_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdpipe.stores.parquet_layout._KEPT_MAPPED", 3)
-    monkeypatch.setattr("kdpipe.stores.kept_rows._KEPT_BYTES", 2 * 4 * 14)
+    monkeypatch.setattr("kdpipe.stores.payload.parquet_layout._KEPT_MAPPED", 3)
+    monkeypatch.setattr("kdpipe.stores.payload.kept_rows._KEPT_BYTES", 2 * 4 * 14)
     for spelling, kept in (("parquet", 3), ("parquet-lists", 2)):
         content = in_format(make_content(40, 7, 4), spelling)
         content.write(tmp_path / spelling).finish()
@@ -282,7 +282,7 @@ def test_old_manifests_and_ids_do_not_change_and_a_format_is_a_setting(tmp_path)
 
 
 def test_a_chunk_too_large_for_a_page_is_refused(monkeypatch):
-    monkeypatch.setattr("kdpipe.stores.parquet_columns._MAX_BYTES", 20)
+    monkeypatch.setattr("kdpipe.stores.payload.parquet_columns._MAX_BYTES", 20)
     columns = Columns(arrays={"a": (np.dtype(np.float16), 3)}, lists=False, compressed=False, has_keys=False)
     with pytest.raises(UsageError, match="24 bytes is too large for Parquet"):
         columns.encode({"a": np.zeros((4, 3))})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdpipe.stores import ArrayInfo
-from kdpipe.stores.payload import chunk_bytes, metadata_documents
+from kdpipe.stores.payload.zarr_files import chunk_bytes, metadata_documents
 
 DTYPES = {"float16": "<f2", "float32": "<f4", "uint8": "|u1", "uint16": "<u2"}
 

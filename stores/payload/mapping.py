@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import CorruptStoreError
+from ..errors import CorruptStoreError
 
 # Linux lets a process hold 65,530 mappings by default; stay well below, other libraries map files too.
 MAX_MAPPINGS = 16_000

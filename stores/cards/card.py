@@ -3,9 +3,9 @@
 import json
 import re
 
-from .arrays import ArrayInfo
-from .manifest import Accuracy, Manifest
-from .reader import Store
+from ..arrays import ArrayInfo
+from ..manifest import Accuracy, Manifest
+from ..reader import Store
 
 # upper bounds of the size categories that dataset hubs know
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from kdpipe.stores import manifest as manifests
 from kdpipe.stores import open_store
-from kdpipe.stores.card import card
-from kdpipe.stores.croissant import croissant
+from kdpipe.stores.cards.card import card
+from kdpipe.stores.cards.croissant import croissant
 
 HOSTILE = "a|b\n---\n# [x](http://x) <script>alert(1)</script> `y`"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import CorruptStoreError, UsageError
+from ..errors import CorruptStoreError, UsageError
 
 # what tells the rows of a chunk from all others
 _KEYS = (pa.field("row", pa.int64(), nullable=False), pa.field("view", pa.int32(), nullable=False))

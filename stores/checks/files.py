@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from .errors import CorruptStoreError, KdpipeError, RefusedError
-from .files import FileRecord, checksum, file_checksum
-from .layout import MANIFEST, RECEIPTS, receipt_file, samples_file
-from .manifest import Manifest, Receipt
-from .payload_layout import payload_layout
+from ..errors import CorruptStoreError, KdpipeError, RefusedError
+from ..files import FileRecord, checksum, file_checksum
+from ..layout import MANIFEST, RECEIPTS, receipt_file, samples_file
+from ..manifest import Manifest, Receipt
+from ..payload.layout import payload_layout
+from ..tables import read_parquet
 from .report import Collector
-from .tables import read_parquet
 
 _MAX_DOCUMENT_BYTES = 1_000_000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import ArrayInfo
+from ..arrays import ArrayInfo
 from .mapping import advise, check_there, gather_by_block
 
 # of one array and view: more than a window of streaming by chunks needs

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, RefusedError, StoreWriter
-from kdpipe.stores.content import labels_fingerprint
+from kdpipe.stores.checks.content import labels_fingerprint
+from kdpipe.stores.checks.report import MAX_FINDINGS, MAX_NOTES, Report
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.files import checksum
 from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, receipt_file, samples_file
 from kdpipe.stores.manifest import Manifest
-from kdpipe.stores.report import MAX_FINDINGS, MAX_NOTES, Report
-from kdpipe.stores.verify import verify
 
 from .conftest import Content, make_content
 
@@ -332,8 +332,8 @@ def test_receipts_that_list_other_files_or_impossible_sizes_are_found(store):
 
 
 def test_zarr_metadata_of_another_shape_is_found_and_another_spelling_is_not(tmp_path, monkeypatch):
-    from kdpipe.stores import zarr_layout
-    from kdpipe.stores.payload import metadata_documents
+    from kdpipe.stores.payload import zarr_layout
+    from kdpipe.stores.payload.zarr_files import metadata_documents
 
     content = real_content(*SHAPE)
     documents = metadata_documents(content.manifest)

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from kdpipe.stores import CorruptStoreError, Manifest, RefusedError, open_store
-from kdpipe.stores import repair as repairs
+from kdpipe.stores.checks import repair as repairs
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.claims import ChunkClaims, Claim
 from kdpipe.stores.layout import CLASSES, MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
-from kdpipe.stores.repair import repair
-from kdpipe.stores.verify import verify
 
 from .conftest import Content, make_content
 from .test_verify import SHAPE, files_of, real_content

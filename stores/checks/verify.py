@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ..errors import CorruptStoreError
+from ..files import FileRecord, is_temporary
+from ..layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
+from ..manifest import Manifest, fingerprint
+from ..payload.layout import payload_layout, payload_store_id
+from ..remote.location import is_url
+from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
+from ..writer import receipts_checksum
 from .content import class_problems, ids_that_repeat, labels_fingerprint, sample_faults
-from .errors import CorruptStoreError
-from .file_checks import FileChecks, read_manifest
-from .files import FileRecord, is_temporary
-from .layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
-from .manifest import Manifest, fingerprint
-from .payload_content import payload_faults
-from .payload_layout import payload_layout, payload_store_id
-from .remote.location import is_url
+from .files import FileChecks, read_manifest
+from .payload import payload_faults
 from .report import Collector, Report, TooManyFindingsError
-from .tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
-from .writer import receipts_checksum
 
 _NUMBERS = re.compile(r"\d+")
 
@@ -45,7 +45,7 @@ def verify(
         KdpipeError: the server of an address cannot be reached, or does not let us read.
     """
     if is_url(path):
-        from .remote.verify import verify_remote  # only addresses need it
+        from ..remote.verify import verify_remote  # only addresses need it
 
         return verify_remote(path, deep=deep, on_progress=on_progress)
     root = Path(path)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from .arrays import AXES, ArrayInfo, ConstantInfo
-from .codecs.compression import HEADER_BYTES, compress, decompress, zarr_codec
-from .errors import CorruptStoreError, UsageError
-from .layout import PAYLOAD
-from .manifest import Manifest
+from ..arrays import AXES, ArrayInfo, ConstantInfo
+from ..codecs.compression import HEADER_BYTES, compress, decompress, zarr_codec
+from ..errors import CorruptStoreError, UsageError
+from ..layout import PAYLOAD
+from ..manifest import Manifest
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
