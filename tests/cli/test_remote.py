@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdpipe.pipeline.training import Trainer
+from kdpipe.pipeline.training.trainer import Trainer
 from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote import client
 from kdpipe.stores.remote.client import RemoteObjects

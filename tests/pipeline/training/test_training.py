@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import LossInputs, Objective
-from kdpipe.pipeline.optimisation import OptimiserConfig
-from kdpipe.pipeline.training import Trainer
-from kdpipe.pipeline.training_data import TrainingData
+from kdpipe.pipeline.training.cohort import Cohort
+from kdpipe.pipeline.training.failures import Failures
+from kdpipe.pipeline.training.optimisation import OptimiserConfig
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.pipeline.training.training_data import TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import BatchSampler
 from kdpipe.stores.errors import KdpipeError

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..ranks import Ranks
 from .parallel import from_first
-from .ranks import Ranks
 from .run_folder import RunFolder
 
 

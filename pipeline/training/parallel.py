@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..stores.accuracy import AccuracyTally
-from ..stores.errors import KdpipeError, UsageError
-from .ranks import Ranks, nth_part
+from ...stores.accuracy import AccuracyTally
+from ...stores.errors import KdpipeError, UsageError
+from ..ranks import Ranks, nth_part
 
 ResultT = TypeVar("ResultT")
 

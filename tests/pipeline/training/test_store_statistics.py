@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kdpipe.pipeline import ExtractConfig, extract, store_statistics
+from kdpipe.pipeline import ExtractConfig, extract
 from kdpipe.pipeline.models import load_model
 from kdpipe.pipeline.specs import Spec
-from kdpipe.pipeline.store_statistics import cache_folder, class_masses, teacher_masses
+from kdpipe.pipeline.training import store_statistics
+from kdpipe.pipeline.training.store_statistics import cache_folder, class_masses, teacher_masses
 from kdpipe.stores import CorruptStoreError, MissingArrayError, Store, open_store
 from kdpipe.stores.checks.verify import verify
 

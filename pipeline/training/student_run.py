@@ -10,26 +10,26 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .. import __version__
-from ..stores import RefusedError, Store
-from ..stores.accuracy import AccuracyTally
-from ..stores.arrays import GROUP_NAMES
-from ..stores.manifest import fingerprint
-from ..stores.remote.location import Location
-from .config import DistillConfig
-from .data import Samples
+from ... import __version__
+from ...stores import RefusedError, Store
+from ...stores.accuracy import AccuracyTally
+from ...stores.arrays import GROUP_NAMES
+from ...stores.manifest import fingerprint
+from ...stores.remote.location import Location
+from ..config import DistillConfig
+from ..data import Samples
+from ..hardware import pick_precision
+from ..losses import Objective
+from ..model_card import ModelCard
+from ..models import load_model, parameter_count
+from ..specs import Spec
+from ..teachers import num_channels
+from ..views import Preprocessing
 from .followed_folder import open_folder
-from .hardware import pick_precision
-from .losses import Objective
-from .model_card import ModelCard
-from .models import load_model, parameter_count
 from .randomness import random_state
 from .run_folder import EventWriter
-from .specs import Spec
-from .teachers import num_channels
-from .training import Trainer
+from .trainer import Trainer
 from .training_data import TrainingData
-from .views import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

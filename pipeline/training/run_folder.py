@@ -10,10 +10,10 @@ import msgspec
 import pyarrow as pa
 import torch
 
-from ..stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
-from ..stores.files import is_temporary, remove_temporaries, replacing, write_file
-from ..stores.tables import to_parquet
-from .models.weights import first_line
+from ...stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
+from ...stores.files import is_temporary, remove_temporaries, replacing, write_file
+from ...stores.tables import to_parquet
+from ..models.weights import first_line
 
 logger = logging.getLogger(__name__)
 

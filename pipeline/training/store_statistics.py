@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 import torch
 
-from ..stores import Store
-from ..stores.arrays import GROUP_NAMES
-from ..stores.codecs import TopK
-from ..stores.files import checksum, write_file
-from .losses import TeacherMass
+from ...stores import Store
+from ...stores.arrays import GROUP_NAMES
+from ...stores.codecs import TopK
+from ...stores.files import checksum, write_file
+from ..losses import TeacherMass
 
 logger = logging.getLogger(__name__)
 

@@ -8,21 +8,22 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..stores import BatchSampler, JoinedDataset, MismatchError, Store, UsageError
-from ..stores.codecs import TopK
-from ..stores.groups import assign_groups
-from ..stores.reader import physical_memory
-from ..stores.streaming import class_mixing
-from .alignment import check_alignment
-from .augment import Augmentation
-from .config import DistillConfig
-from .data import Samples
-from .data.samples import ArrayItems
-from .hardware import pick_workers
-from .inputs import Batch, InputDataset, load_batches, store_inputs
-from .losses import Loss, Objective, TeacherMass
+from ...stores import BatchSampler, JoinedDataset, MismatchError, Store, UsageError
+from ...stores.codecs import TopK
+from ...stores.groups import assign_groups
+from ...stores.reader import physical_memory
+from ...stores.streaming import class_mixing
+from ..alignment import check_alignment
+from ..augment import Augmentation
+from ..config import DistillConfig
+from ..data import Samples
+from ..data.samples import ArrayItems
+from ..hardware import pick_workers
+from ..inputs import Batch, InputDataset, load_batches, store_inputs
+from ..losses import Loss, Objective, TeacherMass
+from ..ranks import Ranks
+from ..views import Preprocessing
 from .parallel import check_batch_size
-from .ranks import Ranks
 from .store_statistics import teacher_masses
 from .targets import (
     MappedTargets,
@@ -36,7 +37,6 @@ from .targets import (
     with_partner_logits,
     with_view_logits,
 )
-from .views import Preprocessing
 
 logger = logging.getLogger(__name__)
 

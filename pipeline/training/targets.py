@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..stores import BatchSampler, JoinedDataset, MissingArrayError, Store, UsageError
-from ..stores.codecs import TopK
-from ..stores.reader import physical_memory
-from .inputs import Batch
-from .losses import LOSSES, Loss, Objective
+from ...stores import BatchSampler, JoinedDataset, MissingArrayError, Store, UsageError
+from ...stores.codecs import TopK
+from ...stores.reader import physical_memory
+from ..inputs import Batch
+from ..losses import LOSSES, Loss, Objective
 
 Targets = Callable[[Batch], dict[str, Tensor]]
 Placement = Literal["auto", "gpu", "ram", "mmap"]

@@ -10,7 +10,7 @@ from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, disti
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
-from kdpipe.pipeline.targets import MappedTargets, ResidentTargets, arrays_for, pick_placement
+from kdpipe.pipeline.training.targets import MappedTargets, ResidentTargets, arrays_for, pick_placement
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import MissingArrayError, Store, UsageError, open_store
 
@@ -60,7 +60,7 @@ def test_a_batch_gets_the_rows_of_its_samples(store: Store, made: dict[str, Any]
 
 def test_sixteen_bit_ranks_are_gathered_too(tmp_path: Path) -> None:
     ranks = torch.arange(60_000, 60_012, dtype=torch.int32).to(torch.uint16).reshape(4, 3)
-    from kdpipe.pipeline.targets import _take
+    from kdpipe.pipeline.training.targets import _take
 
     assert _take(ranks, torch.tensor([3, 0])).to(torch.int32).tolist() == [[60009, 60010, 60011], [60000, 60001, 60002]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kdpipe.pipeline.run_folder import RunFolder
+from kdpipe.pipeline.training.run_folder import RunFolder
 from kdpipe.stores.errors import KdpipeError, MismatchError, RefusedError
 
 CONFIG: dict[str, Any] = {"out": "a", "store": "s", "workers": 1, "seed": 0, "lr": 0.1, "loss": ["kd", "ce"]}

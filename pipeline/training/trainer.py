@@ -1,6 +1,6 @@
 """One student in training: its steps, what an epoch sums up to, and the state a checkpoint keeps.
 
-Batches come from :class:`~kdpipe.pipeline.cohort.Cohort`, which feeds one student or several.
+Batches come from :class:`~kdpipe.pipeline.training.cohort.Cohort`, which feeds one student or several.
 
 Shapes: B batch, C classes.
 """
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..stores.errors import DeviceMemoryError, DivergedError, KdpipeError
-from .hardware import autocast
-from .inputs import Batch
-from .losses import LossInputs, Objective
-from .models.weights import first_line
+from ...stores.errors import DeviceMemoryError, DivergedError, KdpipeError
+from ..hardware import autocast
+from ..inputs import Batch
+from ..losses import LossInputs, Objective
+from ..models.weights import first_line
+from ..tensors import Inputs, call, num_rows, shape_text
 from .optimisation import OptimiserConfig, build_optimizer, build_schedule
 from .parallel import gather_rows, replicate, share_buffers
 from .randomness import RandomSequence
-from .tensors import Inputs, call, num_rows, shape_text
 from .training_data import TrainingData
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.pipeline.optimisation import OptimiserConfig, build_optimizer, build_schedule
+from kdpipe.pipeline.training.optimisation import OptimiserConfig, build_optimizer, build_schedule
 from kdpipe.stores.errors import UsageError
 from torch import nn
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..stores.errors import UsageError
+from ...stores.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gathering import check_gathering
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
-from kdpipe.pipeline.parallel import check_batch_size
 from kdpipe.pipeline.ranks import Ranks
+from kdpipe.pipeline.training.parallel import check_batch_size
 from kdpipe.stores import UsageError
 from ranked import run_ranks
 from safetensors.numpy import load_file

@@ -13,14 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..stores.accuracy import AccuracyTally
+from ...stores.accuracy import AccuracyTally
+from ..inputs import Batch, InputDataset, load_batches
+from ..ranks import Ranks
+from ..tensors import each
 from .failures import Failures
-from .inputs import Batch, InputDataset, load_batches
 from .parallel import add_up
 from .randomness import RandomSequence
-from .ranks import Ranks
-from .tensors import each
-from .training import Trainer
+from .trainer import Trainer
 
 
 class Cohort:
