@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
-from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
-from kdpipe.pipeline.targets import MappedTargets, Targets
 from kdpipe.pipeline.teachers import Teacher, load_teacher
-from kdpipe.pipeline.training import Trainer
-from kdpipe.pipeline.training_data import TrainingData
+from kdpipe.pipeline.training.cohort import Cohort
+from kdpipe.pipeline.training.failures import Failures
+from kdpipe.pipeline.training.targets import MappedTargets, Targets
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.pipeline.training.training_data import TrainingData
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import open_store
 from torch import Tensor

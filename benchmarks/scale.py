@@ -25,15 +25,15 @@ from kdpipe.pipeline.data.samples import Samples
 from kdpipe.stores import ArrayInfo, Manifest, StoreWriter, open_store
 from kdpipe.stores.accuracy import stored_accuracy
 from kdpipe.stores.arrays import GROUP_NAMES, class_dtype
+from kdpipe.stores.checks.content import labels_fingerprint
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.claims import ChunkClaims
-from kdpipe.stores.content import labels_fingerprint
 from kdpipe.stores.files import remove_temporaries
 from kdpipe.stores.layout import default_chunk_rows, receipt_file, samples_file
 from kdpipe.stores.manifest import DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.remote.location import Location
 from kdpipe.stores.remote.objects import open_objects
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
-from kdpipe.stores.verify import verify
 from kdpipe.stores.writer import receipts_checksum
 from measure import anonymous_memory
 

@@ -26,8 +26,8 @@ from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.distill import distill_cohort
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
-from kdpipe.pipeline.training import Trainer
-from kdpipe.pipeline.training_data import TrainingData, lay_out
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.pipeline.training.training_data import TrainingData, lay_out
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import open_store
 from PIL import Image

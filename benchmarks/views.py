@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
-from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.hardware import pick_device
 from kdpipe.pipeline.inputs import Batch, InputDataset
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
 from kdpipe.pipeline.teachers import Teacher, load_teacher
-from kdpipe.pipeline.training import Trainer
-from kdpipe.pipeline.training_data import lay_out
+from kdpipe.pipeline.training.cohort import Cohort
+from kdpipe.pipeline.training.failures import Failures
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.pipeline.training.training_data import lay_out
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import Accuracy, open_store
 from torch import Tensor

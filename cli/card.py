@@ -22,8 +22,8 @@ def card(*, path: Path | str, out: Path, as_json: bool) -> None:
     """
     import json
 
-    from ..stores.card import card as page_of
-    from ..stores.croissant import croissant
+    from ..stores.cards.card import card as page_of
+    from ..stores.cards.croissant import croissant
     from ..stores.files import write_file
     from ..stores.reader import open_store
     from .show import show_json

@@ -9,8 +9,8 @@ from ..stores.remote.location import Location, is_url
 from .options import LocalStorePath, ProgressBar, StorePath, json_option
 
 if TYPE_CHECKING:
-    from ..stores.repair import Repair
-    from ..stores.report import Finding, Report
+    from ..stores.checks.repair import Repair
+    from ..stores.checks.report import Finding, Report
 
 REFUSED = 3
 _SHOWN = 50
@@ -46,8 +46,8 @@ def verify(
     kdpipe store verify s3://team/stores/photos.kd
     kdpipe store verify photos.kd --teacher torchvision:resnet50,weights=IMAGENET1K_V2 --data folder:photos/train
     """
+    from ..stores.checks.verify import verify as run
     from ..stores.errors import UsageError
-    from ..stores.verify import verify as run
 
     if teacher is not None and isinstance(path, str):
         raise UsageError(f"--teacher needs the store in a folder: pull {Location.parse(path)} first.")
@@ -80,7 +80,7 @@ def repair(*, path: Path, as_json: bool) -> None:
     \b
     kdpipe store repair photos.kd
     """
-    from ..stores.repair import repair as run
+    from ..stores.checks.repair import repair as run
 
     with ProgressBar("chunks") as update:
         repaired = run(path, on_progress=lambda done, total: update(done=done, total=total))

@@ -3,8 +3,8 @@
 from .config import DistillConfig, ExtractConfig
 from .distill import DistillResult, distill
 from .extract import ExtractResult, Progress, extract
-from .optimisation import OptimiserConfig
 from .sweep import SweepConfig, SweepResult, sweep
+from .training.optimisation import OptimiserConfig
 
 __all__ = [
     "DistillConfig",

@@ -12,7 +12,7 @@ from .augment import Augmentation
 from .engines.actor_bounds import parse_actors
 from .engines.chunk_range import parse_chunk_range
 from .hardware import Precision
-from .optimisation import OptimiserConfig
+from .training.optimisation import OptimiserConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from .config import DistillConfig, ExtractConfig
 from .distill import distill
 from .extract import extract
-from .optimisation import OptimiserConfig
+from .training.optimisation import OptimiserConfig
 
 TRAIN = "digits,split=train,imbalance=30"
 TEST = "digits,split=test"

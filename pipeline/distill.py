@@ -11,20 +11,20 @@ import torch
 
 from ..stores import MismatchError, Store, UsageError, open_store
 from ..stores.remote.cache import parse_size
-from .cohort import Cohort
 from .config import DistillConfig
 from .data import load_data
-from .failures import Failures
 from .hardware import keep_large_buffers, pick_device
 from .inputs import InputDataset
 from .losses import Objective
-from .parallel import process_group
-from .randomness import set_random_state
 from .ranks import Ranks
 from .specs import Spec
-from .student_run import StudentRun, Surroundings
-from .targets import arrays_for
-from .training_data import lay_out
+from .training.cohort import Cohort
+from .training.failures import Failures
+from .training.parallel import process_group
+from .training.randomness import set_random_state
+from .training.student_run import StudentRun, Surroundings
+from .training.targets import arrays_for
+from .training.training_data import lay_out
 from .views import Preprocessing
 
 # what is a student's own; whatever else a configuration says is shared by those who are trained side by side

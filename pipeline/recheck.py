@@ -10,8 +10,8 @@ from os import PathLike
 import numpy as np
 
 from ..stores import MismatchError, Store, UsageError, open_store
+from ..stores.checks.report import Finding, Report
 from ..stores.codecs import Float16, Float32, LogitCodec, TopK
-from ..stores.report import Finding, Report
 from .alignment import check_alignment
 from .data import load_data
 from .hardware import pick_device, round_off

@@ -17,13 +17,13 @@ from .. import __version__
 from . import manifest as manifests
 from .accuracy import stored_accuracy
 from .arrays import GROUP_NAMES
+from .checks.content import labels_fingerprint
+from .checks.verify import verify
 from .claims import ChunkClaims
-from .content import labels_fingerprint
 from .errors import CorruptStoreError, UsageError
 from .layout import samples_file
 from .manifest import DatasetInfo, Manifest, Parent, fingerprint
 from .reader import Store, open_store
-from .verify import verify
 from .writer import StoreWriter, timestamp
 
 _WAIT_SECONDS = 0.5

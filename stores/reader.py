@@ -16,8 +16,8 @@ from .errors import CorruptStoreError, MissingArrayError, RefusedError, UsageErr
 from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, receipt_file, samples_file
 from .manifest import Manifest, Receipt
-from .mapping import MAX_MAPPINGS
-from .payload_layout import PayloadLayout, Rows, payload_layout
+from .payload.layout import PayloadLayout, Rows, payload_layout
+from .payload.mapping import MAX_MAPPINGS
 from .read_ahead import read_ahead
 from .remote.location import is_url
 from .streaming import BatchSampler

@@ -17,7 +17,7 @@ from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
 from .layout import CLASSES, MANIFEST, RECEIPTS, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
-from .payload_layout import payload_layout, payload_store_id, remove_payload
+from .payload.layout import payload_layout, payload_store_id, remove_payload
 from .tables import to_parquet
 
 

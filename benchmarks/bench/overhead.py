@@ -9,16 +9,16 @@ from typing import Any
 import synthetic  # noqa: F401  (registers its data source)
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, extract
-from kdpipe.pipeline.cohort import Cohort
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.failures import Failures
 from kdpipe.pipeline.hardware import pick_device, pick_precision
 from kdpipe.pipeline.inputs import Batch
 from kdpipe.pipeline.losses import Objective
 from kdpipe.pipeline.models import create_model
 from kdpipe.pipeline.teachers import load_teacher
-from kdpipe.pipeline.training import Trainer
-from kdpipe.pipeline.training_data import TrainingData, lay_out
+from kdpipe.pipeline.training.cohort import Cohort
+from kdpipe.pipeline.training.failures import Failures
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.pipeline.training.training_data import TrainingData, lay_out
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import open_store
 from measure import ratios, spread, take_turns

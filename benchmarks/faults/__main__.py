@@ -78,7 +78,7 @@ def page(rows: list[Row], minutes: float) -> str:
         *(f"| {row.fault} | {row.times:,} | {row.outcome}{'' if row.held else ' **FAILED**'} |" for row in rows),
         "",
         "Not in this table, but in the tests (`make test`): every file of a store with a flipped bit, truncated to every "
-        "power of two, deleted or swapped with another chunk's (tests/stores/test_verify.py); shuffled, shortened, "
+        "power of two, deleted or swapped with another chunk's (tests/stores/checks/test_verify.py); shuffled, shortened, "
         "extended, relabelled and altered data sets, other transforms and class orders (tests/pipeline/test_alignment.py); "
         "NaN, infinite, too large and all-equal logits (tests/cli/test_extract.py).",
         "",

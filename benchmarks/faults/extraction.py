@@ -14,7 +14,7 @@ from children import Child, Row
 from kdpipe.pipeline import ExtractConfig, extract
 from kdpipe.pipeline.data import load_data
 from kdpipe.stores import files
-from kdpipe.stores.verify import verify
+from kdpipe.stores.checks.verify import verify
 
 ROWS, CHUNK_ROWS = 898, 64
 DATA, TEACHER = "digits,split=train", "python:faulty_teacher:teacher"

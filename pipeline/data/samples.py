@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...stores.content import labels_fingerprint
+from ...stores.checks.content import labels_fingerprint
 from ...stores.errors import UsageError
 from ...stores.manifest import DatasetInfo, fingerprint
 from ..specs import Spec

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...stores.content import labels_fingerprint
+from ...stores.checks.content import labels_fingerprint
 from ...stores.errors import MismatchError, UsageError
 from ...stores.manifest import DatasetInfo, fingerprint
 from .files import member, read_arrays

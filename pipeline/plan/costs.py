@@ -17,7 +17,7 @@ from ...stores.codecs import Codec, Float16, Float32, LogitCodec
 from ...stores.codecs.codec import Arrays
 from ...stores.confidence import confidence_and_entropy
 from ...stores.files import write_file
-from ...stores.payload import chunk_bytes
+from ...stores.payload.zarr_files import chunk_bytes
 from ...stores.ranking import rank_classes
 from .pilot import Pilot
 from .records import StoreBytes, StudentTimes

@@ -15,7 +15,7 @@ from ...stores.files import FileRecord, record_of
 from ...stores.groups import group_names
 from ...stores.layout import CLASSES, samples_file
 from ...stores.manifest import Accuracy, InputDigest, Receipt
-from ...stores.payload_layout import payload_layout
+from ...stores.payload.layout import payload_layout
 from ...stores.tables import classes_table, samples_table, to_parquet
 from ..data import Samples
 from ..worker import digest_rows

@@ -13,8 +13,8 @@ from ...stores import RefusedError, UsageError
 from ...stores.files import write_file
 from ...stores.layout import MANIFEST
 from ...stores.remote.location import is_url
-from ..run_folder import CONFIG, METRICS
 from ..sweep.table import TABLE
+from ..training.run_folder import CONFIG, METRICS
 from .page import Page, render
 from .run_page import run_page
 from .run_report import RunReport, report_run

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from ...stores import KdpipeError, MismatchError, RefusedError, Store, UsageError, open_store
 from ...stores.arrays import GROUP_NAMES
-from ..run_folder import CLASSES, CONFIG, METRICS, SUMMARY
 from ..specs import Spec
+from ..training.run_folder import CLASSES, CONFIG, METRICS, SUMMARY
 from .sample_tables import sample_statistics
 
 _COLUMNS = ("class_id", "name", "train_count", "group", "val_count", "val_correct")

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...stores import KdpipeError, RefusedError
-from ..run_folder import CONFIG
 from ..sweep.config import METRICS
 from ..sweep.leaderboard import Standing, leaderboard, rank_value
 from ..sweep.table import TABLE, Row, read_table
+from ..training.run_folder import CONFIG
 
 SEED = "seed"
 _NAMED = ("student", "loss", SEED)

@@ -14,7 +14,7 @@ from ..hardware import pick_device
 from ..losses import Objective
 from ..models import load_model
 from ..specs import Spec
-from ..training_data import pick_order
+from ..training.training_data import pick_order
 
 KeyT = TypeVar("KeyT")
 

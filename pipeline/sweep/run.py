@@ -21,7 +21,7 @@ from ..config import DistillConfig
 from ..distill import DistillResult, arrays_needed, distill_cohort, open_training_store, shared_settings
 from ..losses import Objective
 from ..ranks import Ranks
-from ..run_folder import FREE, STUDENT, claim_folder
+from ..training.run_folder import FREE, STUDENT, claim_folder
 from .cohorts import cohorts, student_bytes
 from .config import SweepConfig
 from .halving import rungs, worse_half

@@ -14,8 +14,8 @@ import msgspec
 from ...stores.errors import UsageError, unknown
 from ..config import DistillConfig
 from ..losses import parse_loss
-from ..optimisation import OptimiserConfig
 from ..specs import Spec
+from ..training.optimisation import OptimiserConfig
 from .config import SweepConfig
 
 # a setting: values as text, by option

@@ -8,7 +8,7 @@ from ...stores import KdpipeError, Store
 from ...stores.errors import DivergedError
 from ..config import DistillConfig
 from ..distill import DistillResult
-from ..run_folder import STUDENT
+from ..training.run_folder import STUDENT
 from .config import METRICS
 from .leaderboard import mean_of
 from .search import Score

@@ -18,7 +18,7 @@ from ..errors import CorruptStoreError, MismatchError, RefusedError
 from ..files import FileRecord, checksum, is_temporary, remove_temporaries, write_file
 from ..layout import CLASSES, MANIFEST, receipt_file, samples_file
 from ..manifest import MAX_DOCUMENT_BYTES, Checksum, Digest, Manifest, Parent, Receipt
-from ..payload_layout import payload_layout
+from ..payload.layout import payload_layout
 from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet, to_parquet
 from ..writer import documents_checksum, receipts_checksum, timestamp
 from .location import Location

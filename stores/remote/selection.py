@@ -17,7 +17,7 @@ from ..errors import MissingArrayError, RefusedError, UsageError, unknown
 from ..files import FileRecord
 from ..layout import Grid, samples_file
 from ..manifest import InputDigest, Manifest, Parent, Receipt
-from ..payload_layout import payload_layout
+from ..payload.layout import payload_layout
 
 NAMES = ("logits", "ranks")
 _SPAN = re.compile(r"(\d{1,15})(?:-(\d{1,15}))?")

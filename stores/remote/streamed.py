@@ -11,8 +11,8 @@ import numpy as np
 from ..arrays import ArrayInfo
 from ..errors import CorruptStoreError, KdpipeError
 from ..layout import Grid
-from ..mapping import gather_by_block
-from ..payload_layout import PayloadLayout, Rows
+from ..payload.layout import PayloadLayout, Rows
+from ..payload.mapping import gather_by_block
 from ..streaming import WINDOW_CHUNKS
 from .transfer import Transfers
 
@@ -24,7 +24,7 @@ _ATTEMPTS = 5
 
 
 class StreamedRows:
-    """The rows of one view of one array: (N, width), read-only; see :class:`kdpipe.stores.payload_layout.Rows`.
+    """The rows of one view of one array: (N, width), read-only; see :class:`kdpipe.stores.payload.layout.Rows`.
 
     Chunks are kept mapped, or decoded, up to a bound; the one not used for longest goes first. Where the whole view
     has been fetched and fits, it is mapped as that of a local store is.

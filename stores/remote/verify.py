@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 
+from ..checks.report import Check, Collector, Report, TooManyFindingsError
 from ..errors import CorruptStoreError, RefusedError
 from ..files import FileRecord, checksum
 from ..layout import MANIFEST, receipt_file
 from ..manifest import MAX_DOCUMENT_BYTES, Manifest, Receipt
-from ..report import Check, Collector, Report, TooManyFindingsError
 from ..writer import documents_checksum
 from .location import Location
 from .objects import Found, Objects, open_objects

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import manifest as manifests
 from ..arrays import GROUP_NAMES
-from ..content import ids_that_repeat
+from ..checks.content import ids_that_repeat
 from ..derive import check_apart, dataset_of, derive, derived_manifest, open_source, parent_of
 from ..errors import MismatchError, RefusedError, UsageError
 from ..groups import assign_groups, group_names

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdpipe.pipeline.training import Trainer
+from kdpipe.pipeline.training.trainer import Trainer
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote import client
 from kdpipe.stores.remote.client import RemoteObjects
-from kdpipe.stores.verify import verify
 from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
 from .conftest import Cli

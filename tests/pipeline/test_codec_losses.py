@@ -11,8 +11,8 @@ import pytest
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
 from kdpipe.pipeline.losses import LOSSES, LossInputs, Objective
-from kdpipe.pipeline.store_statistics import teacher_masses
-from kdpipe.pipeline.targets import arrays_for, pick_placement
+from kdpipe.pipeline.training.store_statistics import teacher_masses
+from kdpipe.pipeline.training.targets import arrays_for, pick_placement
 from kdpipe.stores import MissingArrayError, Store, UsageError, open_store
 from kdpipe.stores.codecs import TopK
 

@@ -13,7 +13,7 @@ from kdpipe.pipeline.inputs import InputDataset
 from kdpipe.pipeline.losses import LOSSES
 from kdpipe.pipeline.models import load_model
 from kdpipe.pipeline.specs import Spec
-from kdpipe.pipeline.store_statistics import teacher_masses
+from kdpipe.pipeline.training.store_statistics import teacher_masses
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import UsageError, open_store
 

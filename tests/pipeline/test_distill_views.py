@@ -13,7 +13,7 @@ from kdpipe.pipeline import DistillConfig, ExtractConfig, distill, extract
 from kdpipe.pipeline.augment import Augmentation, AugmentedView
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.losses import Objective
-from kdpipe.pipeline.training_data import TrainingData, lay_out
+from kdpipe.pipeline.training.training_data import TrainingData, lay_out
 from kdpipe.pipeline.views import Preprocessing, input_digest
 from kdpipe.stores import MismatchError, RefusedError, UsageError, open_store
 from kdpipe.stores.manifest import Receipt, replace
@@ -83,7 +83,7 @@ def test_as_many_views_as_epochs_train_as_the_live_teacher_does(
     view_stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     distill(config(view_stores[name], tmp_path / "stored"))
-    from kdpipe.pipeline.training_data import TrainingData as Data
+    from kdpipe.pipeline.training.training_data import TrainingData as Data
 
     def live(self: Data, *arguments: Any, **options: Any) -> Any:
         for batch in epoch(self, *arguments, **options):

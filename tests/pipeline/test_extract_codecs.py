@@ -10,9 +10,9 @@ from kdpipe.pipeline import ExtractConfig, extract
 from kdpipe.pipeline.features import LastLayer
 from kdpipe.pipeline.recheck import recheck
 from kdpipe.stores import BadLogitsError, KdpipeError, MismatchError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.codecs import LogitCodec
 from kdpipe.stores.layout import array_file
-from kdpipe.stores.verify import verify
 from torch import nn
 
 DATA = "digits,split=train,max_per_class=30"

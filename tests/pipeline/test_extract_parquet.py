@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kdpipe.pipeline import DistillConfig, ExtractConfig, distill, extract
-from kdpipe.pipeline.optimisation import OptimiserConfig
 from kdpipe.pipeline.recheck import recheck
+from kdpipe.pipeline.training.optimisation import OptimiserConfig
 from kdpipe.stores import UsageError, open_store
-from kdpipe.stores.verify import verify
+from kdpipe.stores.checks.verify import verify
 from safetensors.torch import load_file
 
 DATA = "digits,split=train,max_per_class=12"

@@ -17,10 +17,10 @@ from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.recheck import recheck
 from kdpipe.pipeline.views import Preprocessing, input_digest
 from kdpipe.stores import MismatchError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import receipt_file
 from kdpipe.stores.manifest import Manifest
 from kdpipe.stores.probe import LibraryProbe
-from kdpipe.stores.verify import verify
 from ranked import run_ranks
 
 DATA = "digits,split=train,max_per_class=12"
@@ -245,7 +245,7 @@ def test_the_teacher_confirms_every_view(tmp_path: Path) -> None:
 
 
 def test_a_damaged_chunk_of_a_later_view_is_found_moved_aside_and_made_again(tmp_path: Path) -> None:
-    from kdpipe.stores.repair import repair
+    from kdpipe.stores.checks.repair import repair
 
     root = tmp_path / "d.kd"
     make(root, augment=MIXED)

@@ -14,9 +14,9 @@ from kdpipe.pipeline import ExtractConfig, extract
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.recheck import Replay, _rises, recheck
 from kdpipe.stores import ArrayInfo, MismatchError, UsageError, open_store
-from kdpipe.stores.content import labels_fingerprint
+from kdpipe.stores.checks.content import labels_fingerprint
+from kdpipe.stores.checks.report import Report
 from kdpipe.stores.layout import array_file
-from kdpipe.stores.report import Report
 
 DATA = "digits,split=train"
 TEACHER = "python:replayed:teacher"

@@ -1,8 +1,8 @@
 """What every rank does to test that shares become the whole batch again; raises where they do not."""
 
 import torch
-from kdpipe.pipeline.parallel import gather_rows, process_group
 from kdpipe.pipeline.ranks import Ranks
+from kdpipe.pipeline.training.parallel import gather_rows, process_group
 
 _SHAPES = ((), (5,), (3, 2))
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint16, torch.uint8, torch.bool)

@@ -11,7 +11,7 @@ import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, extract
 from kdpipe.pipeline.data import Samples, load_data
 from kdpipe.pipeline.losses import Objective
-from kdpipe.pipeline.training_data import TrainingData, lay_out
+from kdpipe.pipeline.training.training_data import TrainingData, lay_out
 from kdpipe.pipeline.views import Preprocessing, input_digest
 from kdpipe.stores import open_store
 

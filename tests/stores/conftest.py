@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from kdpipe.stores import Accuracy, ArrayInfo, Manifest, StoreWriter
 from kdpipe.stores.arrays import GROUP_NAMES, class_dtype
+from kdpipe.stores.checks.content import labels_fingerprint
 from kdpipe.stores.codecs import Factorised, parse_codec
-from kdpipe.stores.content import labels_fingerprint
 from kdpipe.stores.manifest import DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
 

@@ -8,13 +8,13 @@ import pytest
 import xarray
 import zarr
 from kdpipe.stores import CorruptStoreError, Manifest, MissingArrayError, Store, UsageError, open_store
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.codecs import LogitCodec
 from kdpipe.stores.layout import PAYLOAD, array_file
 from kdpipe.stores.manifest import replace
-from kdpipe.stores.payload import constant_file
+from kdpipe.stores.payload.zarr_files import constant_file
 from kdpipe.stores.remote.selection import Selection
-from kdpipe.stores.repair import repair
-from kdpipe.stores.verify import verify
 
 from .conftest import make_content
 from .test_verify import real_content
@@ -193,7 +193,7 @@ def test_compressed_stores_are_byte_identical(tmp_path):
 def test_few_decompressed_chunks_are_kept(tmp_path, monkeypatch):
     content = make_content(40, 7, 4, codec="float16+zstd")
     content.write(tmp_path / "a.kd").finish()
-    monkeypatch.setattr("kdpipe.stores.kept_rows._KEPT_BYTES", 3 * 4 * 14)
+    monkeypatch.setattr("kdpipe.stores.payload.kept_rows._KEPT_BYTES", 3 * 4 * 14)
     store = open_store(tmp_path / "a.kd")
     rows = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(store.read(rows)["logits"], content.stored("logits")[rows])

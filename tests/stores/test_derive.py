@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 from kdpipe.stores import CorruptStoreError, Manifest, MismatchError, RefusedError, Store, StoreWriter, UsageError
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.claims import Claim
 from kdpipe.stores.derive import check_apart, derive, derived_manifest, open_source, parent_of, source_samples
 from kdpipe.stores.manifest import Parent
-from kdpipe.stores.repair import repair
 from kdpipe.stores.reshape.subset import Subset, subset
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kdpipe.stores import open_store
-from kdpipe.stores.verify import verify
+from kdpipe.stores.checks.verify import verify
 
 OLD = sorted((Path(__file__).parent / "old").glob("v*/*.kd"))
 SMALL = {"logits": [-0.723, 0.182, -0.11, -0.3, -0.034, 0.49, -0.098, -0.042, -0.222, 0.063]}

@@ -16,8 +16,8 @@ from kdpipe.pipeline import DistillConfig, distill
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.importing import ImportConfig, import_store
 from kdpipe.stores import BadLogitsError, CorruptStoreError, KdpipeError, MismatchError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.codecs import LogitCodec
-from kdpipe.stores.verify import verify
 from safetensors.torch import save_file
 
 N, C = 250, 7

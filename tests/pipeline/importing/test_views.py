@@ -14,7 +14,7 @@ from kdpipe.pipeline.importing import ImportConfig, import_store
 from kdpipe.pipeline.inputs import InputDataset, store_inputs
 from kdpipe.pipeline.views import Preprocessing
 from kdpipe.stores import BadLogitsError, CorruptStoreError, KdpipeError, MismatchError, UsageError, open_store
-from kdpipe.stores.verify import verify
+from kdpipe.stores.checks.verify import verify
 from PIL import Image
 
 N, C, K, V = 30, 20, 4, 3

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import Store, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote.pull import pull
 from kdpipe.stores.remote.push import push
 from kdpipe.stores.remote.selection import Selection
-from kdpipe.stores.verify import verify
 
 NUM_ROWS = 40
 

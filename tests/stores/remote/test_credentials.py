@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import KdpipeError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote.pull import pull
 from kdpipe.stores.remote.push import push
-from kdpipe.stores.verify import verify
 from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 from slow_proxy import SlowProxy
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import RefusedError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote import cache as cache_module
 from kdpipe.stores.remote.pull import pull
 from kdpipe.stores.remote.push import push
 from kdpipe.stores.remote.selection import Selection
 from kdpipe.stores.remote.store import RemoteStore
-from kdpipe.stores.verify import verify
 
 SPELLINGS = [("parquet", None), ("parquet", "float16+zstd"), ("parquet-lists", None), ("parquet", "factorised:3")]
 

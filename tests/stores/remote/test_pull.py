@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, MismatchError, MissingArrayError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import array_file
 from kdpipe.stores.remote.client import RemoteObjects
 from kdpipe.stores.remote.pull import MARK, pull
 from kdpipe.stores.remote.push import push
 from kdpipe.stores.remote.selection import Selection
-from kdpipe.stores.repair import repair
-from kdpipe.stores.verify import verify
 from seaweed import SeaweedServer
 
 

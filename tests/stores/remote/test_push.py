@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import CorruptStoreError, KdpipeError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import CLASSES, array_file, receipt_file
 from kdpipe.stores.remote import client
 from kdpipe.stores.remote.client import RemoteObjects
@@ -16,7 +17,6 @@ from kdpipe.stores.remote.location import Location
 from kdpipe.stores.remote.objects import Objects, open_objects
 from kdpipe.stores.remote.pull import MARK, pull
 from kdpipe.stores.remote.push import CLAIM, PushClaim, _Push, push
-from kdpipe.stores.verify import verify
 from seaweed import BUCKET, OPEN_BUCKET, SeaweedServer
 from slow_proxy import SlowProxy
 

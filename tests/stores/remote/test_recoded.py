@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from kdpipe.stores import KdpipeError, MismatchError, MissingArrayError, RefusedError, UsageError, open_store
 from kdpipe.stores import files as store_files
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.remote import push as pushing
 from kdpipe.stores.remote.pull import pull
 from kdpipe.stores.remote.recoded import pull_recoded, push_recoded
 from kdpipe.stores.remote.selection import Selection
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 ROWS = np.arange(18)

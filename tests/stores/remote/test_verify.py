@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from kdpipe.stores import KdpipeError, Manifest, RefusedError
+from kdpipe.stores.checks.report import Report
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import MANIFEST
 from kdpipe.stores.remote import client
 from kdpipe.stores.remote.client import RemoteObjects
@@ -12,8 +14,6 @@ from kdpipe.stores.remote.location import Location
 from kdpipe.stores.remote.objects import LocalObjects
 from kdpipe.stores.remote.push import push
 from kdpipe.stores.remote.verify import verify_remote
-from kdpipe.stores.report import Report
-from kdpipe.stores.verify import verify
 from seaweed import SeaweedServer
 
 

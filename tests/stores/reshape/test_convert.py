@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, Manifest, MissingArrayError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.repair import repair
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.manifest import PAYLOAD_FORMATS
-from kdpipe.stores.payload_layout import payload_layout
-from kdpipe.stores.repair import repair
+from kdpipe.stores.payload.layout import payload_layout
 from kdpipe.stores.reshape.convert import convert
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 CODECS = ["float16", "float32", "float16+zstd", "int8", "topk:3", "factorised:3", "factorised:3+zstd"]

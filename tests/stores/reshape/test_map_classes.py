@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import BadLogitsError, MismatchError, MissingArrayError, RefusedError, UsageError, open_store
-from kdpipe.stores.content import labels_fingerprint
+from kdpipe.stores.checks.content import labels_fingerprint
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.manifest import fingerprint
 from kdpipe.stores.reshape.class_map import ClassMap, class_numbers
 from kdpipe.stores.reshape.columns import merged_logits
 from kdpipe.stores.reshape.map_classes import map_classes
 from kdpipe.stores.reshape.subset import Subset, subset
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 NAMES = [f"class {number}" for number in range(6)]

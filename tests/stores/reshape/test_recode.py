@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from kdpipe.stores import MissingArrayError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.codecs import LogitCodec, TopK, parse_codec
 from kdpipe.stores.reshape.recode import recode
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 SOURCES = ["float16", "float32", "int8", "factorised:3", "float16+zstd"]

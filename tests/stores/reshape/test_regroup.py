@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kdpipe.stores import CorruptStoreError, MismatchError, RefusedError, UsageError, open_store
 from kdpipe.stores import files as store_files
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.reshape.regroup import regroup
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 # of 14 samples, the classes 0-3 have 3 each and class 4 has 2

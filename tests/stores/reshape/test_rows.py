@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, MismatchError, RefusedError, UsageError, open_store
+from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.reshape.merge import merge
 from kdpipe.stores.reshape.regroup import regroup
 from kdpipe.stores.reshape.subset import Subset, parse_spans, subset
-from kdpipe.stores.verify import verify
 
 WriteStore = Callable[..., Any]
 ROWS = 18

@@ -1,0 +1,1 @@
+"""A store described for others: a dataset card, and Croissant metadata."""
