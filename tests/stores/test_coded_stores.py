@@ -16,8 +16,8 @@ from kdpipe.stores.manifest import replace
 from kdpipe.stores.payload.zarr_files import constant_file
 from kdpipe.stores.remote.selection import Selection
 
+from .checks.test_verify import real_content
 from .conftest import make_content
-from .test_verify import real_content
 
 CODECS = [
     "float16+zstd",

@@ -14,7 +14,7 @@ from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, samples_file
 from kdpipe.stores.manifest import fingerprint
 
-from .conftest import Content
+from ..conftest import Content
 from .test_verify import SHAPE, real_content
 
 

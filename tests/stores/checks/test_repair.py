@@ -13,7 +13,7 @@ from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.claims import ChunkClaims, Claim
 from kdpipe.stores.layout import CLASSES, MANIFEST, QUARANTINE, array_file, receipt_file, samples_file
 
-from .conftest import Content, make_content
+from ..conftest import Content, make_content
 from .test_verify import SHAPE, files_of, real_content
 
 

@@ -20,7 +20,7 @@ from kdpipe.stores.files import checksum
 from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, receipt_file, samples_file
 from kdpipe.stores.manifest import Manifest
 
-from .conftest import Content, make_content
+from ..conftest import Content, make_content
 
 SHAPE = (11, 5, 4)
 

@@ -23,8 +23,8 @@ from kdpipe.stores.payload.kept_rows import KeptRows
 from kdpipe.stores.payload.layout import payload_layout, payload_store_id
 from kdpipe.stores.payload.parquet_columns import Columns, map_column, read_column
 
-from .conftest import make_content
-from .test_verify import real_content
+from ..checks.test_verify import real_content
+from ..conftest import make_content
 
 SPELLINGS = ("parquet", "parquet-lists")
 CODECS = [None, "float32", "float16+zstd", "int8", "topk:3", "factorised:3", "factorised:3+zstd"]
