@@ -1,6 +1,6 @@
 """``kdpipe``: the command group, and how errors become exit codes.
 
-Command modules import the pipeline only when they run, so that ``kdpipe --help`` loads neither torch nor zarr.
+Command modules are imported when they are used, and import the pipeline when they run: ``kdpipe --help`` loads click.
 """
 
 import os
@@ -12,18 +12,33 @@ from typing import NoReturn
 import click
 
 from ..stores.errors import KdpipeError
-from .demo import demo
-from .distill import distill
-from .extract import extract
-from .plan import plan
-from .report import report
-from .store import store
-from .sweep import sweep
+from .lazy import LazyCommand, LazyGroup
 
 INTERRUPTED = 130
+COMMANDS = {
+    "extract": LazyCommand(
+        "extract:extract", "Run a teacher once over a data set and write its logits and ranks to a store."
+    ),
+    "plan": LazyCommand(
+        "plan:plan", "Say what an extraction will cost and change, from a pilot, before it is paid for."
+    ),
+    "distill": LazyCommand("distill:distill", "Train a student from a store; the teacher is never loaded."),
+    "sweep": LazyCommand("sweep:sweep", "Train many students from one store, and rank them."),
+    "report": LazyCommand(
+        "report:report",
+        "Say how biased a teacher is, what a run gained, or what a sweep found: one HTML page that loads nothing.",
+    ),
+    "store": LazyCommand(
+        "store:store",
+        "Look after stores; share them (ls, pull, push); make others of them (merge, subset, regroup, map-classes).",
+    ),
+    "demo": LazyCommand("demo:demo", "The whole story on embedded data, in about a minute."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="kdpipe", message="%(prog)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def cli(*, verbose: bool) -> None:
@@ -39,15 +54,6 @@ def cli(*, verbose: bool) -> None:
     if os.environ.get("RANK", "0") != "0":  # under torchrun, what all would say is said once
         level = logging.ERROR
     logging.basicConfig(level=level, format="kdpipe: %(message)s", stream=sys.stderr)
-
-
-cli.add_command(extract)
-cli.add_command(plan)
-cli.add_command(distill)
-cli.add_command(sweep)
-cli.add_command(report)
-cli.add_command(demo)
-cli.add_command(store)
 
 
 def main() -> NoReturn:

@@ -122,6 +122,7 @@ def test_help_loads_nothing_heavy(arguments: str, tmp_path: Path) -> None:
     modules = loaded_by(f"from kdpipe.cli.main import main; sys.argv = {argv!r}; main()", tmp_path)
     assert "click" in modules
     assert modules & (HEAVY | {"numpy", "pyarrow", "msgspec"}) == set()
+    assert "dataclasses" not in modules or "inspect" in arguments  # a group's help imports no command
 
 
 # --- files and functions stay small
