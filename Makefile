@@ -20,7 +20,7 @@ UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench bench-quick first-runs faults results views sweeps scale plan-check lint types check \
+.PHONY: help demo test bench bench-quick first-runs faults results views codecs sweeps scale plan-check lint types check \
 	install clean distclean
 
 help: ## list the targets
@@ -69,12 +69,16 @@ results: install ## compare all losses, five seeds; RESULTS_SCALE=1..3; writes d
 	$(PIP) install --quiet --group proofs
 	$(KEEP_BUFFERS) $(PY) benchmarks/accuracy.py
 
-views: install $(GLYPHS) ## students from 1, 8 and all views against the live teacher (long)
-	$(KEEP_BUFFERS) $(PY) benchmarks/views.py $(ARGS) $(GLYPHS)
+views: install $(GLYPHS) ## students from 1, 8 and all views against the live teacher; writes tables of docs/views.md (about 10 minutes)
+	$(KEEP_BUFFERS) $(PY) benchmarks/views.py --write $(GLYPHS)
 
-sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a cohort costs (about 20 minutes)
+codecs: install $(GLYPHS) ## what each codec changes, also of real logits, and its students; writes tables of docs/codecs.md (about 12 minutes)
+	$(KEEP_BUFFERS) $(PY) benchmarks/codec_fidelity.py --write
+	$(KEEP_BUFFERS) $(PY) benchmarks/codec_students.py --write $(GLYPHS)
+
+sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a cohort costs, into docs/sweeps.md (about 20 minutes)
 	$(PY) benchmarks/sweep_proof.py $(GLYPHS) --epochs 2
-	$(PY) benchmarks/sweep_cohort.py $(ARGS)
+	$(PY) benchmarks/sweep_cohort.py --write $(ARGS)
 
 scale: install ## what very many chunks cost; writes the tables of docs/scale.md
 	$(PY) benchmarks/scale.py --write

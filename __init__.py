@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
     from kdpipe import stores
 
     return getattr(stores, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

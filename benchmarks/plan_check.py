@@ -1,7 +1,7 @@
 """Whether a plan comes true: plan, then really extract; predicted / real time and bytes.
 
 Usage: python benchmarks/plan_check.py [--data SPEC --teacher SPEC [--codecs SPEC,...] [--views N,...] [--augment SPEC]
-                                        [--workers N] [--pilot N] [--out DIR]]
+                                        [--workers N] [--pilot N]] [--format zarr] [--out DIR]
 
 Without arguments: 20,000 made-up images of 32 x 32 pixels, 100 classes, and an untrained resnet8x4. Every
 extraction is made in a process of its own, as a user would make it, and timed without the start of Python and its
@@ -81,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--codecs", default="float32,float16,int8+zstd,topk:10")
     parser.add_argument("--views", default="1")
     parser.add_argument("--augment")
+    parser.add_argument("--format", default="zarr", choices=["zarr", "parquet", "parquet-lists"])
     parser.add_argument("--workers", type=int)
     parser.add_argument("--pilot", type=int)
     parser.add_argument("--out", type=Path)
@@ -92,7 +93,7 @@ def main() -> None:
     asked = arguments()
     with tempfile.TemporaryDirectory(dir=asked.out) as name:
         folder = Path(name)
-        settings = {"data": asked.data, "teacher": asked.teacher, "augment": asked.augment, "workers": asked.workers}
+        settings = {name: getattr(asked, name) for name in ("data", "teacher", "augment", "workers", "format")}
         (folder / "made_up_images.py").write_text(MADE_UP)
         sys.path.insert(0, name)  # of this process, and of the extractions'
         os.environ["PYTHONPATH"] = os.pathsep.join([name, os.environ.get("PYTHONPATH", "")])

@@ -20,6 +20,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 import numpy as np
+import pages
 import pyarrow as pa
 from kdpipe.pipeline.data.samples import Samples
 from kdpipe.stores import ArrayInfo, Manifest, StoreWriter, open_store
@@ -40,7 +41,6 @@ from measure import anonymous_memory
 SAMPLES, CLASSES = 10**9, 1000
 DIGESTS = 16
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
-BEGIN, END = "<!-- written by benchmarks/scale.py --write -->\n", "<!-- until here -->"
 # S3's ListObjectsV2 gives 1000 names a request
 LISTED = 1000
 
@@ -63,8 +63,7 @@ def main() -> None:
         text = f"{table}\n{measured(Path(name), chunks, planned)}\n{samples_alone(2_000_000)}"
     print(text)
     if argument == "--write":
-        head, begin, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{head}{begin}\n{text}{END}{rest.partition(END)[2]}")
+        pages.write_part(PAGE, "benchmarks/scale.py --write", text)
 
 
 def on_paper(folder: Path) -> tuple[int, str]:
@@ -101,7 +100,7 @@ def measured(folder: Path, chunks: int, planned: int) -> str:
         rows.append(timed("write (tiny chunks, no fsync)", "4 written", lambda: write_all(store)))
     root, manifest = store.root, store.manifest
     rows += [
-        timed("find abandoned temporary files (once a process)", "4 listed", lambda: remove_temporaries(root)),
+        timed("find abandoned temporary files (begin alone; finish)", "4 listed", lambda: remove_temporaries(root)),
         timed("find the missing chunks (once a process)", "1 read, 3 stat", store.missing_chunks),
         timed("what others have made, for the progress", "1 listed", lambda: [*(root / "receipts").iterdir()]),
         timed("claim and release every chunk", "1 written", lambda: claim_all(root, chunks)),

@@ -4,35 +4,35 @@ from pathlib import Path
 
 import click
 
-from .options import StorePath, json_option
+from .options import LocalPath, StorePath, json_option
 
 
 @click.command()
 @click.argument("path", metavar="STORE", type=StorePath())
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True,
-              help="Folder for README.md and croissant.json; the store's own, to publish it with them.")  # fmt: skip
+@click.option("--out", type=LocalPath(), metavar="DIR",
+              help="Folder for README.md and croissant.json.  [default: the store's own]")  # fmt: skip
 @json_option
-def card(*, path: Path | str, out: Path, as_json: bool) -> None:
+def card(*, path: Path | str, out: Path | None, as_json: bool) -> None:
     """Write what a borrower must know: a README.md with a dataset card, and Croissant metadata.
 
-    Both come from the manifest and the class table. In the store itself, `verify` notes that they do not belong to it.
+    Both come from the manifest and the class table. In the store's folder they are no part of the store, but push and
+    pull take them along.
 
     \b
-    kdpipe store card photos.kd --out photos.kd
+    kdpipe store card photos.kd
+    kdpipe store card s3://team/stores/photos.kd --out card
     """
-    import json
-
-    from ..stores.cards.card import card as page_of
-    from ..stores.cards.croissant import croissant
-    from ..stores.files import write_file
+    from ..stores.cards.write import write_card
+    from ..stores.errors import UsageError
+    from ..stores.layout import CARD, CROISSANT
     from ..stores.reader import open_store
     from .show import show_json
 
-    store = open_store(path, allow_unfinished=True)
-    metadata = croissant(store)
-    write_file(out, "README.md", page_of(store).encode())
-    write_file(out, "croissant.json", (json.dumps(metadata, indent=2) + "\n").encode())
+    if out is None and isinstance(path, str):
+        raise UsageError("The card of an address is written to a folder of this machine: give --out DIR.")
+    out = Path(path) if out is None else out
+    metadata = write_card(open_store(path, allow_unfinished=True), out)
     if as_json:
         show_json(metadata)
     else:
-        click.echo(f"Written: {out / 'README.md'}, {out / 'croissant.json'}")
+        click.echo(f"Written: {out / CARD}, {out / CROISSANT}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import LocalStorePath, ProgressBar, StorePath, json_option
+from .options import NewStorePath, ProgressBar, StorePath, json_option
 
 if TYPE_CHECKING:
     from ..stores.reshape.convert import Conversion
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", metavar="STORE", type=StorePath())
-@click.option("--out", required=True, type=LocalStorePath(), metavar="STORE", help="The new store.")
+@click.option("--out", required=True, type=NewStorePath(), metavar="STORE", help="The new store.")
 @click.option("--format", "payload_format", type=click.Choice(["zarr", "parquet", "parquet-lists"]),
               help="Of the new payload.  [default: the store's]")  # fmt: skip
 @click.option("--codec", metavar="SPEC", help="How the new logits are stored.  [default: the store's]")

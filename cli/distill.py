@@ -1,11 +1,10 @@
 """``kdpipe distill``."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import ProgressBar, config_option, json_option, recipe_option
+from .options import LocalPath, ProgressBar, config_option, json_option, recipe_option
 from .training_options import OPTIMISER, training_options
 
 
@@ -15,7 +14,7 @@ from .training_options import OPTIMISER, training_options
 @click.option("--student", required=True, metavar="SPEC", help="e.g. kdpipe:resnet8x4 or torchvision:resnet18.")
 @click.option("--loss", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
               help="NAME,key=value (docs/losses.md), or python:MODULE:CLASS; several are summed.")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the run.")
+@click.option("--out", required=True, type=LocalPath(), help="The folder of the run.")
 @training_options
 @click.option("--seed", default=0, show_default=True, help="Of the first weights, dropout and the order of the data.")
 @click.option("--resume", is_flag=True, help="Insist on going on: refuse to begin a run that has no checkpoint.")

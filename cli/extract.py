@@ -1,12 +1,11 @@
 """``kdpipe extract``."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import ProgressBar, auto_int, comma_list, config_option, json_option, recipe_option
+from .options import NewStorePath, ProgressBar, auto_int, comma_list, config_option, json_option, recipe_option
 
 
 @click.command()
@@ -14,7 +13,7 @@ from .options import ProgressBar, auto_int, comma_list, config_option, json_opti
 @recipe_option
 @click.option("--data", required=True, metavar="SPEC", help="The data set, e.g. folder:DIR or fashion-mnist:DIR.")
 @click.option("--teacher", required=True, metavar="SPEC", help="The teacher, e.g. kdpipe:resnet32x4,weights=FILE.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store to write, by custom NAME.kd.")
+@click.option("--out", required=True, type=NewStorePath(), help="The store to write, by custom NAME.kd.")
 @click.option("--preprocess", metavar="SPEC", help="image,resize=256,crop=224,...; by default the teacher's own.")
 @click.option("--views", default=1, show_default=True, type=click.IntRange(1),
               help="How many augmented views; more than a store has are added to it.")  # fmt: skip

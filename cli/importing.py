@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from .options import LocalStorePath, ProgressBar, json_option
+from .options import NewStorePath, ProgressBar, json_option
 
 
 @click.command(name="import")
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=LocalStorePath(), metavar="STORE", help="The store to write.")
+@click.option("--out", required=True, type=NewStorePath(), metavar="STORE", help="The store to write.")
 @click.option("--classes", required=True, metavar="FILE|NAME",
               help="Class names in order: a text file, one a line, or an array of SOURCE.")  # fmt: skip
 @click.option("--labels", required=True, metavar="FILE|NAME", help="Class number or name of every row, likewise.")

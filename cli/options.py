@@ -22,7 +22,7 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
     import tomllib
 
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # which some editors write
         settings: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"The configuration {path} cannot be read: {error}.") from None
@@ -33,7 +33,8 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
 def read_recipe(context: click.Context, _: click.Parameter, name: str | None) -> None:
     """Take the defaults of a command's flags from a recipe; flags and ``--config`` win.
 
-    NAME gives the part that is named like the command, NAME/teacher the flags that train the teacher.
+    NAME gives the part that is named like the command (a sweep's is that of distill), NAME/teacher the flags that
+    train the teacher.
 
     Raises:
         UsageError: no such recipe or part.
@@ -43,10 +44,17 @@ def read_recipe(context: click.Context, _: click.Parameter, name: str | None) ->
     from ..pipeline.recipes import PARTS, load_recipe
 
     recipe, *part = name.split("/", 1)
-    wanted = part[0] if part else str(context.command.name)
+    is_sweep = context.command.name == "sweep"
+    wanted = part[0] if part else "distill" if is_sweep else str(context.command.name)
     if wanted not in PARTS:
         raise unknown("part of a recipe", wanted, PARTS)
-    defaults = _as_defaults(context, load_recipe(recipe).parts[wanted], f"the recipe {name}")
+    command = "distill" if wanted == "teacher" else wanted
+    if command != ("distill" if is_sweep else context.command.name):
+        raise UsageError(f"The part '{wanted}' of a recipe is for kdpipe {command}.")
+    settings = load_recipe(recipe).parts[wanted]
+    if is_sweep and "loss" in settings:  # distill sums its losses, a sweep compares them
+        settings = {**settings, "loss": [" + ".join(settings["loss"])]}
+    defaults = _as_defaults(context, settings, f"the recipe {name}")
     context.default_map = {**defaults, **(context.default_map or {})}
 
 
@@ -116,6 +124,15 @@ def comma_ints(context: click.Context, parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"'{value}' is not a list of whole numbers.", param=parameter) from None
 
 
+def size_text(count: float) -> str:
+    """A number of bytes with three digits or a decimal: ``512 B``, ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} PB"
+
+
 class StorePath(click.Path):
     """A STORE: a path, or an address such as ``s3://BUCKET/PATH``, which stays a text."""
 
@@ -127,14 +144,30 @@ class StorePath(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
-class LocalStorePath(StorePath):
-    """A STORE that must be a folder."""
+class LocalPath(click.Path):
+    """A path of this machine, where an address would become a folder of a strange name.
+
+    Args:
+        advice: what to do with an address instead.
+    """
+
+    def __init__(self, advice: str = "") -> None:
+        super().__init__(path_type=Path)
+        self._advice = advice
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse an address with what to do instead."""
         if is_url(value):
-            raise UsageError(f"{Location.parse(value)} is an address, and this takes a folder. Pull the store first.")
+            text = f"{Location.parse(value)} is an address, and this takes a path of this machine. {self._advice}"
+            raise UsageError(text.rstrip())
         return super().convert(value, param, ctx)
+
+
+class NewStorePath(LocalPath):
+    """A STORE to be written: a folder, which can then be pushed."""
+
+    def __init__(self) -> None:
+        super().__init__("Write the store to a folder, then push it: kdpipe store push STORE URL.")
 
 
 class ProgressBar:

@@ -1,11 +1,10 @@
 """``kdpipe plan``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import auto_int, comma_ints, comma_list, config_option, json_option
+from .options import LocalPath, auto_int, comma_ints, comma_list, config_option, json_option, size_text
 
 if TYPE_CHECKING:
     from ..pipeline.plan import Estimate, Fidelity, Plan, StoreCost
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--data", required=True, metavar="SPEC", help="The data set, e.g. folder:DIR or fashion-mnist:DIR.")
 @click.option("--teacher", required=True, metavar="SPEC", help="The teacher, e.g. kdpipe:resnet32x4,weights=FILE.")
-@click.option("--out", default=".", type=click.Path(path_type=Path), show_default=True,
+@click.option("--out", default=".", type=LocalPath(), show_default=True,
               help="Where the store will be: that disk is measured, and nothing is left there.")  # fmt: skip
 @click.option("--codecs", metavar="SPEC,SPEC,...", default="", help="By default all kinds that fit the teacher.")
 @click.option("--views", default="1", metavar="N,N,...", callback=comma_ints, show_default=True,
@@ -98,7 +97,7 @@ def _show(plan: "Plan") -> None:
 def _costs(plan: "Plan") -> object:
     def line(cost: "StoreCost") -> tuple[str, ...]:
         students = "-" if cost.break_even_students is None else f"{cost.break_even_students:,}"
-        size = f"{_bytes(cost.bytes)}{'' if cost.fits else ' (no room)'}"
+        size = f"{size_text(cost.bytes)}{'' if cost.fits else ' (no room)'}"
         return cost.codec, f"{cost.views:,}", _hours(cost.seconds), size, f"{cost.bytes_per_view:,.1f}", students
 
     head = ("codec", "views", "hours", "bytes", "bytes / sample, view", f"pays from students of {_epochs(plan)}")
@@ -129,7 +128,7 @@ def _measured(plan: "Plan") -> list[str]:
         f"Measured on {plan.device}, {plan.precision}: {1 / pilot.seconds_per_sample:,.1f} samples/s over "
         f"{pilot.steady_samples:,} of a pilot of {pilot.samples:,} (batches of {pilot.batch_size}, {pilot.workers} "
         f"reading processes); {pilot.start_seconds:.1f} s to load, {pilot.warm_up_seconds:.1f} s to warm up.",
-        f"The disk takes {pilot.write_bytes_per_second / 1e6:,.0f} MB/s and has {_bytes(pilot.free_bytes)} free.",
+        f"The disk takes {pilot.write_bytes_per_second / 1e6:,.0f} MB/s and has {size_text(pilot.free_bytes)} free.",
     ]
     if student is not None:
         lines.append(
@@ -156,14 +155,6 @@ def _epochs(plan: "Plan") -> str:
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f}" if seconds >= 36 else f"{seconds / 3600:.4f}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} PB"
 
 
 def _small(estimate: "Estimate | None", form: str = ".1e") -> str:

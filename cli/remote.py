@@ -6,29 +6,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import LocalStorePath, ProgressBar, comma_list, json_option
+from .options import LocalPath, ProgressBar, StorePath, comma_list, json_option, size_text
 
 if TYPE_CHECKING:
     from ..stores.remote.catalog import Entry
 
 codec_option = click.option("--codec", metavar="SPEC", help="Write the copy in this codec, such as int8+zstd.")
 scratch_option = click.option(
-    "--scratch", type=click.Path(path_type=Path), help="Where --codec keeps a store meanwhile.  [default: beside STORE]"
+    "--scratch", type=LocalPath(), help="Where --codec keeps a store meanwhile.  [default: beside STORE]"
 )
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("path", metavar="STORE", type=StorePath())
 @click.argument("url", metavar="URL")
 @click.option("--alone", is_flag=True, help="Nobody else writes there: allow a server without conditional writes.")
 @codec_option
 @scratch_option
 @json_option
-def push(*, path: Path, url: str, alone: bool, codec: str | None, scratch: Path | None, as_json: bool) -> None:
-    """Copy a finished store to s3://, gs://, az:// or a folder.
+def push(*, path: Path | str, url: str, alone: bool, codec: str | None, scratch: Path | None, as_json: bool) -> None:
+    """Copy a finished store, from a folder or an address, to s3://, gs://, az:// or a folder.
 
     Every object is compared with its receipt before it is sent and after; the manifest comes last. Run again, the same
-    command goes on; of a store that is there, it proves every object, and mends what is damaged.
+    command goes on; of a store that is there, it proves every object, and mends what is damaged. A card goes along.
 
     \b
     kdpipe store push digits.kd s3://team/stores/digits.kd
@@ -54,13 +54,13 @@ def push(*, path: Path, url: str, alone: bool, codec: str | None, scratch: Path 
     if pushed.finished_before:
         click.echo("The store was there already; every object of it was proved.", err=True)
     click.echo(f"{pushed.url}  store id {pushed.store_id}")
-    click.echo(f"  sent      {_megabytes(pushed.bytes_sent)} of {_megabytes(pushed.bytes)}")
+    click.echo(f"  sent      {size_text(pushed.bytes_sent)} of {size_text(pushed.bytes)}")
     click.echo(f"  receipts  {pushed.receipts}")
 
 
 @click.command()
 @click.argument("url", metavar="URL")
-@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("path", metavar="STORE", type=LocalPath("Copy from one address to another by kdpipe store push."))
 @click.option("--arrays", callback=comma_list, help="Only these arrays: logits, ranks.  [default: all]")
 @click.option("--rows", metavar="A-B", help="Only the chunks that hold these rows, both included.  [default: all]")
 @click.option("--views", metavar="0-B", help="Only these views, both included.  [default: all]")
@@ -104,7 +104,7 @@ def pull(
         click.echo(f"{path} is finished already; nothing was changed.", err=True)
     click.echo(f"{pulled.path}  store id {pulled.store_id}")
     if not pulled.finished_before:
-        click.echo(f"  fetched   {_megabytes(pulled.bytes_fetched)} of {_megabytes(pulled.bytes)}")
+        click.echo(f"  fetched   {size_text(pulled.bytes_fetched)} of {size_text(pulled.bytes)}")
     click.echo(f"  receipts  {pulled.receipts}")
 
 
@@ -142,19 +142,21 @@ def _show_catalog(entries: "list[Entry]") -> None:
     rows = []
     for entry in entries:
         accuracy = "" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
-        size = "" if entry.payload_bytes is None else _megabytes(entry.payload_bytes)
+        size = "" if entry.payload_bytes is None else size_text(entry.payload_bytes)
         counts = (f"{n:,}" if n is not None else "" for n in (entry.samples, entry.classes, entry.views))
         rows.append(
             (entry.name, entry.state, entry.fits or "", entry.teacher or "", accuracy, entry.data or "", *counts,
-             ", ".join(entry.arrays), size, entry.licence or "", entry.owner or "")
+             _numbers(entry), size, entry.licence or "", entry.owner or "")
         )  # fmt: skip
-    head = ("store", "state", "fits", "teacher", "accuracy", "data", "samples", "classes", "views", "arrays", "size",
+    head = ("store", "state", "fits", "teacher", "accuracy", "data", "samples", "classes", "views", "codec", "size",
             "licence", "owner")  # fmt: skip
-    show_table(head, rows)
+    show_table(head, rows) if rows else click.echo("No store was found.", err=True)
     for entry in entries:
         if entry.problem:
             click.echo(f"{entry.name}: {entry.problem}", err=True)
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _numbers(entry: "Entry") -> str:
+    """The codec of the logits, and the ranks, as far as a store has them."""
+    has_ranks = any(array.startswith("ranks ") for array in entry.arrays)
+    return " + ".join([*([entry.codec] if entry.codec else []), *(["ranks"] if has_ranks else [])])

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from .options import StorePath, json_option
+from .options import LocalPath, StorePath, json_option
 
 
 @click.command()
 @click.argument("path", metavar="PATH", type=StorePath())
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="The page to write.")
+@click.option("--out", type=LocalPath(), metavar="FILE.html", help="The page to write.")
 @click.option("--against", type=StorePath(), metavar="STORE", help="Of a store: compare it with this one.")
 @click.option("--temperature", "temperatures", multiple=True, type=float, metavar="T",
               help="Of a store: tell probability masses at T; repeatable.  [default: 1, 4]")  # fmt: skip

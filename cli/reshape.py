@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import LocalStorePath, ProgressBar, StorePath, comma_list, json_option
+from .options import NewStorePath, ProgressBar, StorePath, comma_list, json_option
 
 if TYPE_CHECKING:
     from ..stores.manifest import Manifest
 
-out_option = click.option("--out", required=True, type=LocalStorePath(), metavar="STORE", help="The new store.")
+out_option = click.option("--out", required=True, type=NewStorePath(), metavar="STORE", help="The new store.")
 groups_option = click.option("--groups", metavar="RULE", help="thirds, counts:100,20, or a CSV or Parquet file.")
 chunk_rows_option = click.option(
     "--chunk-rows", type=click.IntRange(1), help="Rows of a chunk.  [default: 4096, fewer where rows are wide]"
@@ -30,10 +30,10 @@ drop_others_option = click.option(
 def merge(
     *, paths: tuple[Path | str, ...], out: Path, groups: str | None, chunk_rows: int | None, as_json: bool
 ) -> None:
-    """Put the rows of several stores of one teacher into one store.
+    """Put the rows of several stores of one teacher into one store; or the views of several parts of one.
 
-    The stores must agree in teacher, classes, preprocessing, arrays and codec, and share no sample. Run again, the same
-    command goes on.
+    The stores must agree in teacher, classes, preprocessing, arrays and codec, and share no sample. Or they are parts
+    of one store, with some of its views or chunks each. Run again, the same command goes on.
 
     \b
     kdpipe store merge first.kd second.kd --out both.kd
@@ -75,11 +75,11 @@ def subset(
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("path", metavar="STORE", type=StorePath())
 @out_option
 @click.option("--groups", required=True, metavar="RULE", help="thirds, counts:100,20, or a CSV or Parquet file.")
 @json_option
-def regroup(*, path: Path, out: Path, groups: str, as_json: bool) -> None:
+def regroup(*, path: Path | str, out: Path, groups: str, as_json: bool) -> None:
     """Give a store other head, medium and tail classes; its payload is linked, not written again.
 
     \b

@@ -8,7 +8,8 @@ import click
 import msgspec
 
 from ..stores.layout import RECEIPTS, Grid
-from ..stores.manifest import Accuracy, Manifest, Parent
+from ..stores.manifest import Accuracy, Manifest, Parent, TeacherInfo
+from .options import size_text
 
 
 def show_json(value: object) -> None:
@@ -33,12 +34,12 @@ def show_manifest(path: Path | str, manifest: Manifest, *, as_json: bool) -> Non
         *(("array" if i == 0 else "", text) for i, text in enumerate(arrays)),
         ("chunks", _chunks(manifest.grid) + _how_many_done(path, manifest)),
         ("row order", manifest.order),
-        ("payload", f"{manifest.payload_bytes / 1e6:,.1f} MB{uncompressed}"),
+        ("payload", f"{size_text(manifest.payload_bytes)}{uncompressed}"),
         ("format", None if manifest.payload_format == "zarr" else manifest.payload_format),
         ("data", manifest.dataset.spec),
         ("left out", _left_out(manifest.dataset.unreadable)),
         ("long tail", _pairs(manifest.dataset.long_tail)),
-        ("teacher", f"{manifest.teacher.spec} ({manifest.teacher.num_parameters:,} parameters)"),
+        ("teacher", _teacher(manifest.teacher)),
         ("preprocessing", _pairs(manifest.preprocessing)),
         ("augmentation", _pairs(manifest.augmentation)),
         ("class groups", manifest.group_rule),
@@ -102,6 +103,11 @@ def _show_rows(title: str, rows: list[tuple[str, str | None]]) -> None:
     for name, value in rows:
         if value:
             click.echo(f"  {name:<{width}}  {value}")
+
+
+def _teacher(teacher: TeacherInfo) -> str:
+    """Its spec and size; of an imported store's nobody knows the size."""
+    return f"{teacher.spec} ({teacher.num_parameters:,} parameters)" if teacher.num_parameters else teacher.spec
 
 
 def _chunks(grid: Grid) -> str:

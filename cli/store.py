@@ -12,12 +12,17 @@ COMMANDS = {
     ),
     "ls": LazyCommand("remote:ls", "List the stores under an address or a folder, from their manifests alone."),
     "pull": LazyCommand("remote:pull", "Copy a store, or a part of it, to a folder."),
-    "push": LazyCommand("remote:push", "Copy a finished store to s3://, gs://, az:// or a folder."),
+    "push": LazyCommand(
+        "remote:push", "Copy a finished store, from a folder or an address, to s3://, gs://, az:// or a folder."
+    ),
     "card": LazyCommand(
         "card:card", "Write what a borrower must know: a README.md with a dataset card, and Croissant metadata."
     ),
     "convert": LazyCommand("convert:convert", "Write a store in another format or codec, and say what that changed."),
-    "merge": LazyCommand("reshape:merge", "Put the rows of several stores of one teacher into one store."),
+    "merge": LazyCommand(
+        "reshape:merge",
+        "Put the rows of several stores of one teacher into one store; or the views of several parts of one.",
+    ),
     "subset": LazyCommand("reshape:subset", "Take a part of a store: rows, classes, views."),
     "regroup": LazyCommand(
         "reshape:regroup", "Give a store other head, medium and tail classes; its payload is linked, not written again."

@@ -1,20 +1,21 @@
 """``kdpipe sweep``."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import auto_int, comma_ints, config_option, json_option
+from ..stores.errors import UsageError
+from .options import LocalPath, auto_int, comma_ints, config_option, json_option, recipe_option
 from .training_options import OPTIMISER, training_options
 
 
 @click.command()
 @config_option
+@recipe_option
 @click.option("--student", "students", multiple=True, required=True, metavar="SPEC", help="Repeat it to compare.")
 @click.option("--loss", "losses", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
               help="Repeat it to compare; 'kd + grkd,weight=0.1' is the sum of two.")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the sweep.")
+@click.option("--out", required=True, type=LocalPath(), help="The folder of the sweep.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=A,B",
               help="Values of an option, or of loss.OPTION, to try; with ; where values have commas.")  # fmt: skip
 @click.option("--seeds", default="0", show_default=True, callback=comma_ints, help="Train every setting with each.")
@@ -26,6 +27,10 @@ from .training_options import OPTIMISER, training_options
               show_default=True, help="By which settings are ranked.")  # fmt: skip
 @click.option("--cohort", default="auto", callback=auto_int, show_default=True,
               help="Students trained side by side on the same batches, at most; auto: what memory allows.")  # fmt: skip
+@click.option("--engine", default="local", type=click.Choice(["local", "ray"]), show_default=True,
+              help="This process, or a Ray cluster (RAY_ADDRESS) on which several cohorts train at once.")  # fmt: skip
+@click.option("--cpus", type=click.IntRange(1),
+              help="With Ray: cores of a cohort.  [default: threads of this process; a GPU's share]")  # fmt: skip
 @training_options
 @json_option
 def sweep(*, as_json: bool, **settings: Any) -> None:
@@ -45,7 +50,9 @@ def sweep(*, as_json: bool, **settings: Any) -> None:
     from .show_sweep import row_line, show_sweep
 
     own = {name: settings.pop(name) for name in ("students", "losses", "seeds", "search", "trials", "prune", "metric",
-                                                  "cohort")}  # fmt: skip
+                                                  "cohort", "engine", "cpus")}  # fmt: skip
+    if not own["seeds"]:
+        raise UsageError("--seeds names none: the grid is empty. Write numbers between commas.")
     varied = parse_settings(settings.pop("settings"))
     optimiser = OptimiserConfig(**{name: settings.pop(name) for name in OPTIMISER})
     base = DistillConfig(student=own["students"][0], **settings, optimiser=optimiser)

@@ -1,12 +1,11 @@
 """The options of training a student that ``distill`` and ``sweep`` share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import StorePath, auto_int, comma_ints
+from .options import LocalPath, StorePath, auto_int, comma_ints
 
 OPTIMISER = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs",
              "clip_grad")  # fmt: skip
@@ -38,7 +37,7 @@ _OPTIONS = (
     click.option("--mixup", type=float, help="Alpha of mixing views that the teacher has not seen mixed, for mixkd."),
     click.option("--augment", metavar="SPEC", help="Without a store: augment inputs, as --augment of extract does."),
     click.option("--preprocess", metavar="SPEC", help="By default the store's, which the teacher saw."),
-    click.option("--groups", default="thirds", metavar="RULE", show_default=True, help="Class groups without a store."),
+    click.option("--groups", metavar="RULE", help="Class groups without a store.  [default: thirds]"),
     click.option("--device", default="auto", show_default=True),
     click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), show_default=True),
     click.option("--workers", default="auto", callback=auto_int, show_default=True, help="Reading processes."),
@@ -47,7 +46,7 @@ _OPTIONS = (
     click.option("--checkpoint-seconds", default=600.0, show_default=True, help="Longest time between checkpoints."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events."),
     click.option("--verify", is_flag=True, help="Compare every chunk with its checksum before its first use."),
-    click.option("--cache", type=click.Path(path_type=Path), help="Where chunks of a remote store are kept."),
+    click.option("--cache", type=LocalPath(), help="Where chunks of a remote store are kept."),
     click.option("--cache-size", default="20GB", show_default=True, help="How much may be kept there."),
     click.option("--allow-mismatch", metavar="REASON",
                  help="Train although data and store differ; the reason is kept."),

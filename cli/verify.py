@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..stores.remote.location import Location, is_url
-from .options import LocalStorePath, ProgressBar, StorePath, json_option
+from ..stores.remote.location import is_url
+from .options import LocalPath, ProgressBar, StorePath, json_option, size_text
 
 if TYPE_CHECKING:
     from ..stores.checks.repair import Repair
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REFUSED = 3
 _SHOWN = 50
+_MENDED_BY_OWNER = "Its owner can mend it: the same `kdpipe store push` again."
 
 
 @click.command()
@@ -49,8 +50,6 @@ def verify(
     from ..stores.checks.verify import verify as run
     from ..stores.errors import UsageError
 
-    if teacher is not None and isinstance(path, str):
-        raise UsageError(f"--teacher needs the store in a folder: pull {Location.parse(path)} first.")
     if (teacher is None) != (data is None):
         raise UsageError("--teacher and --data go together: the teacher that made the store, and the data it saw.")
     with ProgressBar("chunks") as update:
@@ -59,7 +58,7 @@ def verify(
         if all(finding.check == "unfinished" for finding in report.errors) and report.chunks_checked == report.chunks:
             from ..pipeline.recheck import recheck
 
-            replay = recheck(Path(path), teacher=teacher, data=data, preprocess=preprocess, rows=rows, device=device)
+            replay = recheck(path, teacher=teacher, data=data, preprocess=preprocess, rows=rows, device=device)
             report = replay.added_to(report)
         else:
             click.echo("The teacher was not run: the store is not whole.", err=True)
@@ -69,7 +68,7 @@ def verify(
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=LocalStorePath())
+@click.argument("path", metavar="STORE", type=LocalPath(_MENDED_BY_OWNER))
 @json_option
 def repair(*, path: Path, as_json: bool) -> None:
     """Move what is damaged into STORE/quarantine, so that extract makes it again.
@@ -100,7 +99,7 @@ def _show_report(report: "Report", *, as_json: bool) -> None:
     click.echo(f"{report.path}  store id {report.store_id or 'unknown'}, {report.state or 'no manifest'}")
     missing = f" ({report.chunks_missing:,} missing)" if report.chunks_missing else ""
     click.echo(f"  checked   {depth}: {report.chunks_checked:,} of {report.chunks:,} chunks{missing}, "
-               f"{report.files_checked:,} files, {report.bytes_read / 1e6:,.1f} MB read")  # fmt: skip
+               f"{report.files_checked:,} files, {size_text(report.bytes_read)} read")  # fmt: skip
     if report.rows_recomputed:
         off = "" if report.largest_difference is None else f", logits at most {report.largest_difference:.2g} off"
         click.echo(f"  replayed  {report.rows_recomputed:,} rows{off}")
@@ -110,8 +109,9 @@ def _show_report(report: "Report", *, as_json: bool) -> None:
     if report.stopped:
         click.echo("  There is more that is wrong; this is where the check stopped.")
     damaged = any(finding.check not in ("unfinished", "replay") for finding in report.errors)
-    mend = "Its owner can mend it: the same `kdpipe store push` again."
-    advice = (mend if is_url(report.path) else f"Run `kdpipe store repair {report.path}`.") if damaged else ""
+    advice = (
+        (_MENDED_BY_OWNER if is_url(report.path) else f"Run `kdpipe store repair {report.path}`.") if damaged else ""
+    )
     counts = f"{len(report.errors):,} error(s), {len(report.warnings):,} warning(s)"
     click.echo(f"Whole: {counts}." if report.whole else f"Not whole: {counts}. {advice}".rstrip())
 

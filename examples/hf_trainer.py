@@ -33,8 +33,8 @@ class DistillationTrainer(Trainer):
         super().__init__(train_dataset=joined, **options)  # pyright: ignore[reportArgumentType]
 
     def get_train_dataloader(self) -> DataLoader:
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches)  # pyright: ignore
-        return self.accelerator.prepare(loader)  # tells the sampler which epoch it is
+        # once prepared, it tells the sampler which epoch it is
+        return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=self.batches))  # pyright: ignore
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         rows = inputs.pop("row").cpu().numpy()
@@ -47,15 +47,13 @@ def main(path: str) -> None:
     torch.manual_seed(0)
     store = kdpipe.open_store(path)
     config = ResNetConfig(num_channels=1, embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_labels=10)
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        training = {"num_train_epochs": 5, "learning_rate": 1e-2, "logging_strategy": "epoch"}
-        arguments = TrainingArguments(folder, remove_unused_columns=False, **training, **quiet)
-        trainer = DistillationTrainer(store, model=ResNetForImageClassification(config), args=arguments)
-        trainer.train()
-    for entry in trainer.state.log_history:
-        if "loss" in entry:
-            print(f"epoch {entry['epoch']:.0f}: mean loss {float(entry['loss']):.3f}")
+    training = {"num_train_epochs": 5, "learning_rate": 1e-2, "logging_strategy": "epoch"}
+    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    arguments = TrainingArguments(tempfile.gettempdir(), remove_unused_columns=False, **training, **quiet)
+    trainer = DistillationTrainer(store, model=ResNetForImageClassification(config), args=arguments)
+    trainer.train()
+    for entry in trainer.state.log_history[:-1]:  # the last one sums up the run
+        print(f"epoch {entry['epoch']:.0f}: mean loss {float(entry['loss']):.3f}")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ class DistillConfig:
         placement: where the teacher's arrays are kept: on the ``gpu``, in ``ram``, mapped from their files (``mmap``),
             or ``auto``: on the GPU where they take a quarter of its free memory at most, else mapped.
         preprocess: by default the store's.
-        groups: rule of the class groups where there is no store.
+        groups: rule of the class groups where there is no store; ``thirds`` by default.
         device: torch device, or ``auto``.
         precision: of the training; ``auto`` is bf16 autocast on a GPU.
         workers: reading processes.
@@ -175,7 +175,7 @@ class DistillConfig:
     augment: str | None = None
     placement: Literal["auto", "gpu", "ram", "mmap"] = "auto"
     preprocess: str | None = None
-    groups: str = "thirds"
+    groups: str | None = None
     device: str = "auto"
     precision: Precision = "auto"
     workers: int | None = None
@@ -198,6 +198,10 @@ class DistillConfig:
         parse_size(self.cache_size)
         if self.store is None and self.data is None:
             raise UsageError("Give --store STORE, or --data SPEC with --loss ce.")
+        if self.store is not None and self.groups is not None:
+            raise UsageError(
+                "The store has the class groups. Leave --groups out here, or change them: kdpipe store regroup."
+            )
         self._check_views()
 
     def _check_views(self) -> None:

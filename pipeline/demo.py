@@ -3,13 +3,15 @@
 Nothing here is tuned: the settings were chosen once for speed, and the test split is only looked at in the table.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..stores import RefusedError
 from .config import DistillConfig, ExtractConfig
 from .distill import distill
 from .extract import extract
@@ -44,8 +46,13 @@ def demo(out: Path, say: Callable[[str], None] = lambda _: None) -> list[DemoRow
 
     Returns:
         The teacher's line, then one for each loss.
+
+    Raises:
+        RefusedError: the folder holds something else.
     """
     teacher_run, store = out / "teacher", out / "digits.kd"
+    runs = {loss: [out / f"{loss}-{seed}" for seed in SEEDS] for loss in LOSSES}
+    _check_ours(out, [teacher_run, store, *itertools.chain.from_iterable(runs.values())])
     teacher_config = _config(student=TEACHER, out=teacher_run, data=TRAIN, epochs=20)
     say(_command(teacher_config))
     teacher = distill(teacher_config)
@@ -55,11 +62,18 @@ def demo(out: Path, say: Callable[[str], None] = lambda _: None) -> list[DemoRow
     rows = [_row("teacher (biased)", [teacher.summary])]
     for loss in LOSSES:
         configs = [
-            _config(student=STUDENT, store=store, loss=(loss,), seed=seed, out=out / f"{loss}-{seed}") for seed in SEEDS
+            _config(student=STUDENT, store=store, loss=(loss,), seed=seed, out=run)
+            for seed, run in zip(SEEDS, runs[loss], strict=True)
         ]
         say(f"{_command(configs[0])}  # and {len(SEEDS) - 1} more seeds")
         rows.append(_row(loss, [distill(config).summary for config in configs]))
     return rows
+
+
+def _check_ours(out: Path, ours: Sequence[Path]) -> None:
+    """Raise RefusedError where a folder holds anything but these."""
+    if out.exists() and (not out.is_dir() or any(path not in ours for path in out.iterdir())):
+        raise RefusedError(f"{out} exists and is not the folder of a demo. Choose another --out.")
 
 
 def _config(**settings: Any) -> DistillConfig:

@@ -3,16 +3,18 @@
 store + data set -> joined by sample id -> proof of alignment -> students, losses -> training -> student.safetensors
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
-from ..stores import MismatchError, Store, UsageError, open_store
+from ..stores import KdpipeError, MismatchError, Store, UsageError, open_store
 from ..stores.remote.cache import parse_size
 from .config import DistillConfig
-from .data import load_data
+from .data import Samples, load_data
 from .hardware import keep_large_buffers, pick_device
 from .inputs import InputDataset
 from .losses import Objective
@@ -26,6 +28,8 @@ from .training.student_run import StudentRun, Surroundings
 from .training.targets import arrays_for
 from .training.training_data import lay_out
 from .views import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 # what is a student's own; whatever else a configuration says is shared by those who are trained side by side
 _OWN = frozenset(
@@ -119,22 +123,26 @@ def _distill_cohort(
     arrays = failures.each(objectives, lambda _, objective: arrays_needed(store, objective))
     if not arrays:
         return list(failures.values())
-    samples = load_data(_data_spec(config, store))
+    samples = _training_samples(config, store)
     preprocessing = _preprocessing(config, store)
     data = lay_out(config, store, samples, preprocessing, [objectives[i] for i in arrays], device)
     around = Surroundings(store=store, samples=samples, preprocessing=data.dataset.preprocessing, device=device)
     held_out = _held_out(config, around)
     loaded = frozenset().union(*arrays.values())
-    runs = failures.each(
-        arrays, lambda i, own: StudentRun(configs[i], around, data, objectives[i], hidden=loaded - own)
-    )
-    summaries = {i: summary for i, run in runs.items() if (summary := run.folder.summary) is not None}
-    outcomes = {i: DistillResult(summary=summary, trained=False) for i, summary in summaries.items()}
-    unfinished = {i: run for i, run in runs.items() if i not in summaries}
-    _train(unfinished, failures, held_out, on_epoch, until)
-    for i, run in unfinished.items():
-        if i not in failures:
-            outcomes[i] = DistillResult(summary=run.finish() if run.trained else run.summary(until), trained=True)
+    with ExitStack() as opened:
+        runs = failures.each(
+            arrays,
+            lambda i, own: opened.enter_context(
+                closing(StudentRun(configs[i], around, data, objectives[i], hidden=loaded - own))
+            ),
+        )
+        summaries = {i: summary for i, run in runs.items() if (summary := run.folder.summary) is not None}
+        outcomes = {i: DistillResult(summary=summary, trained=False) for i, summary in summaries.items()}
+        unfinished = {i: run for i, run in runs.items() if i not in summaries}
+        _train(unfinished, failures, held_out, on_epoch, until)
+        for i, run in unfinished.items():
+            if i not in failures:
+                outcomes[i] = DistillResult(summary=run.finish() if run.trained else run.summary(until), trained=True)
     return [failures.get(i) or outcomes[i] for i in range(len(configs))]
 
 
@@ -169,15 +177,22 @@ def _check_together(configs: Sequence[DistillConfig]) -> None:
             raise UsageError(f"Students who are trained side by side must agree on {', '.join(differing)}.")
 
 
-def _data_spec(config: DistillConfig, store: Store | None) -> str:
-    if config.data is not None:
-        return config.data
-    recorded = store.manifest.dataset.spec if store else ""
+def _training_samples(config: DistillConfig, store: Store | None) -> Samples:
+    """The data set that is given, or the one that the store names."""
+    if config.data is not None or store is None:
+        return load_data(config.data or "")
+    recorded = store.manifest.dataset.spec
     if Spec.parse(recorded).name == "python":
         raise UsageError(
             f"The store names the data '{recorded}', which would run code. If you trust it, give it as --data."
         )
-    return recorded
+    try:
+        return load_data(recorded)
+    except KdpipeError as error:  # of which the advice is for those who typed the spec
+        reason = str(error).partition(". ")[0].removesuffix(".")
+        raise UsageError(
+            f"The store names its data '{recorded}', which cannot be read from here ({reason}). Give --data SPEC."
+        ) from None
 
 
 def _preprocessing(config: DistillConfig, store: Store | None) -> Preprocessing:
@@ -195,6 +210,8 @@ def _held_out(config: DistillConfig, around: Surroundings) -> InputDataset | Non
     """
     if config.val is None:
         return None
+    if config.val == around.samples.spec:
+        logger.warning("--val is the training data itself: its accuracy says nothing of other samples.")
     held_out = load_data(config.val)
     if held_out.class_names != around.samples.class_names:
         raise MismatchError(

@@ -31,6 +31,7 @@ from .features import LastLayer
 from .hardware import keep_large_buffers, pick_batch_size, pick_device, pick_precision, pick_workers
 from .inputs import InputDataset, readable_positions
 from .onnx_runtime import with_onnx_runtime
+from .ranks import Ranks
 from .specs import Spec
 from .teachers import Teacher, load_teacher
 from .tensors import Inputs, num_elements
@@ -127,7 +128,8 @@ def begin(config: ExtractConfig, loaded: Loaded) -> ExtractJob:
     classes = classes_table(samples.class_names, samples.class_counts, group_names(groups))
     manifest = _with_views(config, loaded.inputs.augmentation, _manifest(config, loaded, codec, rule))
     await_first_rank(config.out)
-    writer = StoreWriter.open(config.out, manifest, classes, constants)
+    shares = config.chunks is not None or config.engine == "ray" or not Ranks.from_environment().first
+    writer = StoreWriter.open(config.out, manifest, classes, constants, tidy=not shares)
     batch_size = config.batch_size or writer.manifest.batch_size
     worker = ChunkWorker(loaded.inputs, teacher, writer, groups, batch_size=batch_size, num_workers=loaded.workers)
     return ExtractJob(worker=worker, writer=writer, class_groups=groups)

@@ -35,7 +35,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"The device '{name}' is not there. Use --device auto, cpu or cuda.") from None
+        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise UsageError(f"The device '{name}' is not there. Use --device {there}.") from None
     return _own_gpu() if device == torch.device("cuda") else device
 
 

@@ -75,16 +75,23 @@ class Spec:
         """The options as a dataclass of ``options_type``: values converted, unknown keys refused.
 
         Raises:
-            UsageError: an unknown key (the nearest is suggested) or a value of the wrong type.
+            UsageError: an unknown key (the nearest is suggested), a value of the wrong type, or one that is missing.
         """
-        fields = {f.name for f in dataclasses.fields(options_type)}  # pyright: ignore[reportArgumentType]
+        fields = {f.name: f for f in dataclasses.fields(options_type)}  # pyright: ignore[reportArgumentType]
         for key in self.options:
             if key not in fields:
                 raise unknown(f"option of '{self.name}'", key, fields)
+        missing = [name for name, f in fields.items() if name not in self.options and _is_required(f)]
+        if missing:
+            raise UsageError(f"The spec '{self}' needs {' and '.join(f'{name}=...' for name in missing)}.")
         hints = typing.get_type_hints(options_type)
         values: dict[str, Any] = {
             key: value.split(",") if _is_tuple(hints[key]) else value for key, value in self.options.items()
         }
+        for key, value in values.items():
+            if not _reads_as(value, hints[key]):
+                wanted = f"{key}={self.options[key]} must be {_in_words(hints[key])}"
+                raise UsageError(f"The spec '{self}' cannot be read: {wanted}.")
         try:
             return msgspec.convert(values, options_type, strict=False)
         except msgspec.ValidationError as error:
@@ -109,6 +116,30 @@ def _join(parts: list[str]) -> str:
     *separated, last = (re.sub(r"(\\+),", r"\1\1,", part) for part in [*(f"{part}," for part in parts[:-1]), parts[-1]])
     escaped = [_SEPARATOR.sub(r"\1\\,", part) for part in [*(part.removesuffix(",") for part in separated), last]]
     return ",".join(escaped)
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _reads_as(value: Any, hint: Any) -> bool:
+    try:
+        msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _in_words(hint: Any) -> str:
+    """What a value of this type is, for a message."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, kinds))
+    if typing.get_origin(hint) is tuple:
+        return f"a list between commas, each {_in_words(kinds[0])}"
+    if kinds:  # a union with None
+        return _in_words(kinds[0])
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")
 
 
 def _is_tuple(hint: object) -> bool:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..stores import StoreWriter
 from ..stores.claims import ChunkClaims
-from ..stores.confidence import confidence_and_entropy
+from ..stores.confidence import confidence_and_entropy, warn_of_probabilities
 from ..stores.errors import BadLogitsError
 from ..stores.groups import group_names
 from ..stores.manifest import InputDigest
 from ..stores.ranking import rank_classes
-from ..stores.tables import SAMPLES_SCHEMA
+from ..stores.tables import samples_table
 from .features import LastLayer
 from .inputs import Batch, InputDataset, load_batches
 from .teachers import Teacher
@@ -75,6 +75,7 @@ class ChunkWorker:
         self._batch_size, self._num_workers = batch_size, num_workers
         self._codec = writer.manifest.logit_codec if writer.manifest.logit_arrays else None
         has_features = self._codec is not None and self._codec.source == "features"
+        self._is_warned = False
         self._layer = LastLayer(teacher.module, teacher.precision) if has_features else None
         if self._layer is not None:
             self._layer.watch()
@@ -160,6 +161,9 @@ class ChunkWorker:
         on_cpu = logits.cpu().numpy()
         values = on_cpu if features is None else features.cpu().numpy()
         self._check(on_cpu, values, batch.positions)
+        if not self._is_warned:  # of the first batch
+            self._is_warned = True
+            warn_of_probabilities(on_cpu)
         place = slice(start, start + len(logits))
         chunk.confidence[place], chunk.entropy[place] = confidence_and_entropy(on_cpu)
         if self._codec is not None:
@@ -211,17 +215,15 @@ class ChunkWorker:
     def _samples_table(self, chunk: _Chunk) -> pa.Table:
         rows = slice(chunk.rows.start, chunk.rows.stop)
         labels = self._samples.labels[rows]
-        columns = {
-            "row": np.arange(rows.start, rows.stop),
-            "sample_id": self._samples.sample_ids[rows.start : rows.stop],
-            "label": labels,
-            "group": self._groups[labels],
-            "teacher_top1": chunk.top1,
-            "teacher_correct": chunk.top1 == labels,
-            "teacher_confidence": chunk.confidence,
-            "teacher_entropy": chunk.entropy,
-        }
-        return pa.table([pa.array(columns[field.name], field.type) for field in SAMPLES_SCHEMA], schema=SAMPLES_SCHEMA)
+        return samples_table(
+            chunk.rows,
+            self._samples.sample_ids[rows],
+            labels,
+            self._groups[labels],
+            teacher_top1=chunk.top1,
+            teacher_confidence=chunk.confidence,
+            teacher_entropy=chunk.entropy,
+        )
 
 
 def digest_rows(rows: range) -> np.ndarray:

@@ -28,6 +28,10 @@ class MismatchError(RefusedError):
     """Two things that must describe the same data, classes or settings do not."""
 
 
+class BusyError(RefusedError):
+    """Another process is writing there."""
+
+
 class CorruptStoreError(RefusedError):
     """A store's file is missing, truncated or altered."""
 
@@ -66,6 +70,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     import difflib  # only errors wait for it
 
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    if not near and name:
+        near = [one for one in folded if one.startswith(name.lower())]
+    hint = f" Did you mean '{folded[near[0]]}'?" if len(near) == 1 else ""
     return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

@@ -81,14 +81,18 @@ def file_checksum(path: Path) -> str:
 
 
 def write_file(root: Path, relative: str, data: bytes | memoryview) -> FileRecord:
+    """Write ``data`` to ``root/relative`` as :func:`place_file` does; returns the file's record."""
+    place_file(root, relative, data)
+    return record_of(relative, data)
+
+
+def place_file(root: Path, relative: str, data: bytes | memoryview) -> None:
     """Write ``data`` to ``root/relative`` so that a kill at any instant leaves the old file or the new one.
 
-    Missing folders are made. Returns the file's record.
+    Missing folders are made.
     """
-    path = root / relative
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(root / relative) as temporary, temporary.open("wb") as file:
         file.write(data)
-    return record_of(relative, data)
 
 
 def create_file(root: Path, relative: str, data: bytes | memoryview) -> bool:

@@ -72,6 +72,8 @@ def _by_counts(thresholds: str, class_counts: np.ndarray) -> np.ndarray:
 
 
 def _from_file(path: Path, class_names: Sequence[str]) -> np.ndarray:
+    if not path.is_file():
+        raise UsageError(f"The group file {path} cannot be read: there is no such file.")
     try:
         if path.suffix.lower() == ".csv":  # as text: a class named "007" is not number 7
             texts = pyarrow.csv.ConvertOptions(column_types={"class": pa.string(), "group": pa.string()})
@@ -96,6 +98,7 @@ def _from_file(path: Path, class_names: Sequence[str]) -> np.ndarray:
         groups[number] = GROUP_NAMES.index(name)
     if (missing := np.flatnonzero(groups < 0)).size:
         raise UsageError(
-            f"The group file {path} leaves out {missing.size} classes, the first is '{class_names[missing[0]]}'."
+            f"The group file {path} leaves out {missing.size} classes, the first is '{class_names[missing[0]]}'. "
+            "Give every class a group."
         )
     return groups

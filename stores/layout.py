@@ -11,6 +11,10 @@ SAMPLES = "samples"
 RECEIPTS = "receipts"
 LOCKS = "locks"
 QUARANTINE = "quarantine"
+# a card may lie in the folder of a store; it is no part of it: no receipt, id or checksum knows it
+CARD = "README.md"
+CROISSANT = "croissant.json"
+CARD_FILES = (CARD, CROISSANT)
 
 DEFAULT_CHUNK_ROWS = 4096
 _MAX_CHUNK_BYTES = 32_000_000

@@ -13,6 +13,7 @@ import pyarrow as pa
 from .arrays import ARRAY_NAMES, GROUP_NAMES, ArrayInfo
 from .codecs import LogitCodec
 from .errors import CorruptStoreError, MissingArrayError, RefusedError, UsageError, unknown
+from .files import FileRecord
 from .join import JoinedDataset, MapDataset, match_rows
 from .layout import CLASSES, receipt_file, samples_file
 from .manifest import Manifest, Receipt
@@ -92,6 +93,11 @@ class Store:
         """Where the store lies."""
         return str(self.path)
 
+    def __repr__(self) -> str:
+        """Where it lies, and how large it is."""
+        size = f"{len(self):,} samples x {self.manifest.num_classes:,} classes"
+        return f"<{type(self).__name__} {self}: {size}, {self.manifest.num_views} view(s), {self.manifest.state}>"
+
     @cached_property
     def classes(self) -> pa.Table:
         """One row per class: class_id, name, count, group."""
@@ -123,6 +129,15 @@ class Store:
             for block in (range(grid.chunks_per_view) if blocks is None else blocks)
         ]
         return pa.concat_tables(tables)
+
+    def file(self, record: FileRecord) -> Path:
+        """Where a file of the store lies on this machine; a remote store's is fetched, and proved, first.
+
+        Raises:
+            CorruptStoreError: it is missing, or not of the recorded size.
+        """
+        record.check_size(self.path)
+        return self.path / record.path
 
     def receipt(self, chunk: int) -> Receipt:
         """The receipt of a chunk."""

@@ -72,6 +72,11 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file by its path, which PyArrow would take for a URI if it is relative and has a colon."""
+    return pq.ParquetFile(path.absolute())
+
+
 def read_parquet(path: Path, schema: pa.Schema, num_rows: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of a store, checking its schema and its row count before its data.
 
@@ -79,7 +84,7 @@ def read_parquet(path: Path, schema: pa.Schema, num_rows: int, columns: Sequence
         CorruptStoreError: missing, unreadable, of another schema or another number of rows.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             if not file.schema_arrow.equals(schema, check_metadata=False):
                 raise CorruptStoreError(f"{path} has other columns than the format says. Restore it.")
             if file.metadata.num_rows != num_rows:

@@ -13,12 +13,21 @@ import pyarrow as pa
 
 from . import manifest as manifests
 from .claims import ChunkClaims, living_claims
+from .differences import told_differences
 from .errors import CorruptStoreError, MismatchError, RefusedError, UsageError
 from .files import checksum, is_temporary, record_of, remove_temporaries, write_file
 from .layout import CLASSES, MANIFEST, RECEIPTS, receipt_file, samples_file
 from .manifest import Accuracy, InputDigest, Manifest, Receipt
 from .payload.layout import payload_layout, payload_store_id, remove_payload
 from .tables import to_parquet
+
+# the settings that are no values but stand for some
+_FINGERPRINTS = {
+    "teacher": "the checksum of the teacher's weights",
+    "sample_ids": "the fingerprint of the sample ids",
+    "labels": "the fingerprint of the labels",
+    "classes": "the fingerprint of the class names",
+}
 
 
 class StoreWriter:
@@ -30,7 +39,13 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls, root: Path, manifest: Manifest, classes: pa.Table, constants: Mapping[str, np.ndarray] | None = None
+        cls,
+        root: Path,
+        manifest: Manifest,
+        classes: pa.Table,
+        constants: Mapping[str, np.ndarray] | None = None,
+        *,
+        tidy: bool = True,
     ) -> "StoreWriter":
         """Create the store, or go on with one that was begun with the same settings.
 
@@ -41,6 +56,8 @@ class StoreWriter:
             manifest: what the store is to be; a store already there keeps its own times and batch size, and its views.
             classes: classes.parquet.
             constants: the arrays that its codec stores once.
+            tidy: remove what killed writers left, for which every folder of the store is listed. One of many processes
+                leaves that to :meth:`finish`.
 
         Raises:
             UsageError: such an array is not given, or has another shape.
@@ -56,7 +73,8 @@ class StoreWriter:
             remove_payload(root)
         manifest = agreed
         writer = cls(root, manifest)
-        remove_temporaries(root)
+        if tidy:
+            remove_temporaries(root)
         ChunkClaims(root).release_all()  # holds none yet: this removes those of dead processes
         if manifest.state == "writing":
             writer._write_skeleton(classes, constants or {})
@@ -120,12 +138,16 @@ class StoreWriter:
         return receipt
 
     def finish(self, accuracy: Accuracy | None = None) -> Manifest:
-        """Mark the store complete: the manifest is written last, with the checksum over all receipts."""
+        """Mark the store complete: the manifest is written last, with the checksum over all receipts.
+
+        What killed writers left is removed first.
+        """
         if missing := self.missing_chunks():
             raise RefusedError(
                 f"{self.root} lacks {len(missing)} of {self.manifest.grid.num_chunks} chunks. Run extract again."
             )
         self._check_skeleton()
+        remove_temporaries(self.root)
         finished = manifests.replace(
             self.manifest,
             state="complete",
@@ -197,12 +219,12 @@ def _agreed(root: Path, found: Manifest, wanted: Manifest) -> Manifest:
     Raises:
         MismatchError: the store there was made, or is being made, with other settings.
     """
-    changed = manifests.differences(found, wanted)
-    if not changed:
+    if not manifests.differences(found, wanted):
         return _with_views(root, found, wanted)
     if found.state == "complete" or any((root / RECEIPTS).glob("*.json")) or living_claims(root):
         raise MismatchError(
-            f"{root} is a store made with other settings ({', '.join(changed)} differ). "
+            f"{root} is a store made with other settings: "
+            f"{told_differences(found.settings(), wanted.settings(), _FINGERPRINTS)}. "
             "Choose another --out, or give the settings it was begun with."
         )
     return wanted

@@ -64,6 +64,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parts_that_scripts_write_have_a_script_and_an_end(page: Path) -> None:
+    text = page.read_text()
+    scripts = re.findall(
+        r"^<!-- written by (\S+\.py)[^\n]* -->\n\n.*?^<!-- until here -->$", text, re.MULTILINE | re.DOTALL
+    )
+    assert len(scripts) == text.count("<!-- written by ") == text.count("<!-- until here -->")
+    for script in scripts:
+        assert "pages.write_part(" in (ROOT / script).read_text()
+
+
 def test_the_published_schema_is_the_code_s() -> None:
     published = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
     assert published == json.loads(json.dumps(manifest_schema()))

@@ -1,5 +1,6 @@
 """The examples of the README and docs run as they are."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -45,6 +46,20 @@ def test_a_store_in_a_training_loop(store: Path, script: str, packages: list[str
     losses = [float(line.split()[-1]) for line in lines]
     assert len(losses) == 5
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("script", ["timm_loop.py", "lightning_loop.py", "hf_trainer.py"])
+def test_a_loop_of_others_takes_under_30_lines(script: str) -> None:
+    """Lines of code: imports, docstrings, comments and empty lines aside."""
+    source = (ROOT / "examples" / script).read_text()
+    aside = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            aside |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    code = [line for number, line in enumerate(source.splitlines(), 1) if number not in aside]
+    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in code) < 30
 
 
 def test_plain_zarr_imports_no_kdpipe(store: Path) -> None:

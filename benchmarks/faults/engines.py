@@ -1,4 +1,4 @@
-"""Kills of the processes of torchrun and of a Ray cluster, each in the middle of a chunk."""
+"""Kills of the processes of torchrun and of a Ray cluster, each in the middle of a chunk or of a training."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from children import Child, Row, command
 from extraction import content
 
@@ -21,8 +23,18 @@ from torch import nn
 calls = 0
 
 
+def die_if_asked():
+    """Kill this process if there is a file in the folder KILLS, which is taken away."""
+    for kill in Path(os.environ["KILLS"]).glob("*"):
+        try:
+            kill.unlink()
+        except FileNotFoundError:
+            continue  # another process takes this one
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Teacher(nn.Module):
-    """Linear; at its third call it kills its process if there is a file in the folder KILLS, which it takes away."""
+    """Linear; dies at its third call."""
 
     def __init__(self, num_classes):
         super().__init__()
@@ -33,22 +45,36 @@ class Teacher(nn.Module):
         global calls
         calls += 1
         if calls == 3:
-            for kill in Path(os.environ["KILLS"]).glob("*"):
-                try:
-                    kill.unlink()
-                except FileNotFoundError:
-                    continue  # another process takes this one
-                os.kill(os.getpid(), signal.SIGKILL)
+            die_if_asked()
         return self.fc(x.flatten(1))
 
 
 def teacher(num_classes):
     return Teacher(num_classes)
+
+
+class Student(nn.Module):
+    """Linear; dies at the tenth batch that it learns from."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(64, num_classes)
+        self.batches = 0
+
+    def forward(self, x):
+        self.batches += self.training
+        if self.batches == 10:
+            die_if_asked()
+        return self.fc(x.flatten(1))
+
+
+def student(num_classes):
+    return Student(num_classes)
 '''
 
 
 def all_kills(folder: Path, ray_kills: int) -> list[Row]:
-    """A rank of torchrun, and actor after actor of a Ray cluster; every store must end as one process makes it."""
+    """A rank of torchrun, and process after process of a Ray cluster; all must end as one process makes it."""
     (folder / "mortal_teacher.py").write_text(_MODULE)
     kills = folder / "kills"
     kills.mkdir(exist_ok=True)
@@ -57,7 +83,11 @@ def all_kills(folder: Path, ray_kills: int) -> list[Row]:
         os.environ.pop(name, None)
     Child(command(*_arguments(folder / "engines.kd"))).wait()
     expected = content(folder / "engines.kd")
-    return [_torchrun(folder, kills, expected), _ray(folder, kills, expected, ray_kills)]
+    return [
+        _torchrun(folder, kills, expected),
+        _ray(folder, kills, expected, ray_kills),
+        _sweep(folder, kills, ray_kills),
+    ]
 
 
 def _arguments(out: Path) -> list[str]:
@@ -94,3 +124,37 @@ def _ray(folder: Path, kills: Path, expected: dict[str, str], times: int) -> Row
     same = done.returncode == 0 and content(out) == expected
     outcome = f"in one run, exit code {done.returncode}; {'identical' if same else 'DIFFERENT'} to one process's"
     return Row(fault, times - left, outcome, same and not left)
+
+
+def _sweep(folder: Path, kills: Path, times: int) -> Row:
+    fault = "SIGKILL of a worker of a sweep on a Ray cluster in the middle of a cohort"
+    whole, out = folder / "whole-sweep", folder / "ray-sweep"
+    sweep = [
+        *(sys.executable, "-m", "kdpipe", "sweep", "--data", "digits,split=train", "--val", "digits,split=test"),
+        *("--student", "python:mortal_teacher:student", "--loss", "ce", "--loss", "logit-adjustment"),
+        *("--set", "lr=0.05,0.02", "--seeds", "0,1", "--epochs", "20", "--checkpoint-seconds", "0", "--cohort", "2"),
+    ]
+    subprocess.run([*sweep, "--out", str(whole)], check=True, capture_output=True, cwd=folder)
+    for number in range(times):
+        (kills / str(number)).touch()
+    run = [*sweep, "--out", str(out), "--engine", "ray", "--cpus", "1"]
+    done = subprocess.run(run, check=False, capture_output=True, text=True, cwd=folder)
+    if "needs the extra 'ray'" in done.stderr:
+        for kill in kills.iterdir():
+            kill.unlink()
+        return Row(fault, 0, "not injected: Ray is not installed", held=True)
+    left = len(list(kills.iterdir()))
+    same = done.returncode == 0 and _table(out) == _table(whole) and _students(out) == _students(whole)
+    outcome = (
+        f"in one run, exit code {done.returncode}; table and weights {'identical' if same else 'DIFFERENT'} to those "
+        "of one process that nobody killed"
+    )
+    return Row(fault, times - left, outcome, same and not left)
+
+
+def _table(sweep: Path) -> pa.Table:
+    return pq.read_table(sweep / "trials.parquet").drop_columns(["seconds"])
+
+
+def _students(sweep: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in sweep.rglob("student.safetensors")}

@@ -1,5 +1,6 @@
 """``folder:DIR``: one sub-folder for each class, its images inside, at any depth."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..specs import Spec
 from .images import decode_image
 from .registry import data_source
 from .samples import Samples
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -60,12 +63,16 @@ def folder(spec: Spec) -> Samples:
     numbers = {name: number for number, name in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []
+    empty: list[str] = []
     for name in found:
         if name not in numbers:
             raise unknown(f"class folder in {root}", name, names[:50])
         images = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         paths += [image.relative_to(root).as_posix() for image in images]
         labels += [numbers[name]] * len(images)
+        empty += [] if images else [name]
+    if paths and empty:
+        logger.warning("%s: no images in %s, which are classes all the same.", root, ", ".join(empty))
     if not paths:
         raise UsageError(f"{root} has class folders but no images in them ({', '.join(sorted(SUFFIXES))}).")
     return Samples(
@@ -85,7 +92,7 @@ def read_class_names(path: Path) -> list[str]:
         UsageError: it cannot be read, or names a class twice.
     """
     try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise UsageError(f"The class list {path} cannot be read ({error.strerror}).") from None
     if len(set(names)) != len(names):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from ...stores.errors import BadSampleError, UsageError, unknown
+from ...stores.errors import BadSampleError, KdpipeError, MismatchError, UsageError, unknown
 from ..factories import call_factory, import_attribute, named_parameters
 from ..specs import Spec
 from .registry import data_source
@@ -16,26 +16,44 @@ from .samples import Samples
 
 
 class MapItems:
-    """Raw inputs that are the first element of a map-style data set's items."""
+    """Raw inputs that are the first element of a map-style data set's items.
+
+    Attributes:
+        labels: what the items' labels must be, (N,); None where nothing is known of them.
+    """
 
     def __init__(self, dataset: Dataset[Any], spec: str) -> None:
         self._dataset, self.spec = dataset, spec
+        self.labels: np.ndarray | None = None
 
     def __getitem__(self, position: int) -> Any:
-        """The input of an item."""
-        return self._part(position, 0)
+        """The input of an item.
+
+        Raises:
+            BadSampleError: the item cannot be read.
+            MismatchError: its label is another than the data set's list of labels says.
+        """
+        value, label = self._parts(position)
+        if self.labels is not None and isinstance(label, int | np.integer) and label != self.labels[position]:
+            raise MismatchError(
+                f"Item {position} of '{self.spec}' has the label {label}, and the data set's list of labels says "
+                f"{self.labels[position]}. Make the two agree."
+            )
+        return value
 
     def label(self, position: int) -> int:
         """The label of an item, which is read for it."""
-        label = self._part(position, 1)
+        _, label = self._parts(position)
         try:
             return int(label)
         except (TypeError, ValueError):
             raise UsageError(f"Item {position} of '{self.spec}' has the label {label!r}, not a number.") from None
 
-    def _part(self, position: int, part: int) -> Any:
+    def _parts(self, position: int) -> tuple[Any, Any]:
+        """The input and the label of an item; None in the place of a label that it has not."""
         try:
-            return self._dataset[position][part]
+            item = self._dataset[position]
+            return item[0], item[1] if len(item) > 1 else None
         except Exception as error:  # whatever a foreign data set raises, the sample must be named
             raise BadSampleError(
                 f"Item {position} of '{self.spec}' cannot be read ({type(error).__name__}: {error}). "
@@ -62,7 +80,13 @@ def torchvision_dataset(spec: Spec) -> Samples:
         if split not in ("train", "test"):
             raise unknown(f"split of {spec.location}", split, ("train", "test"))
         options["train"] = str(split == "train")
-    dataset = call_factory(location, options, {})
+    try:
+        dataset = call_factory(location, options, {})
+    except KdpipeError as error:
+        if isinstance(error, UsageError) or "download" not in parameters:
+            raise
+        reason = str(error).rstrip(".")
+        raise KdpipeError(f"{reason}. Give root=DIR where the data are, or download=true in the spec.") from error
     return _from_dataset(dataset, spec, prefix=_split_of(dataset) or spec.options.get("split", ""))
 
 
@@ -89,7 +113,7 @@ def _split_of(dataset: Any) -> str:
 
 def _from_dataset(dataset: Any, spec: Spec, prefix: str) -> Samples:
     items = MapItems(dataset, str(spec))
-    labels = _labels(dataset, items)
+    labels = items.labels = _labels(dataset, items)
     names = getattr(dataset, "classes", None)
     if names is None:
         names = range(int(labels.max()) + 1 if len(labels) else 0)

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...stores.errors import BadSampleError, KdpipeError, MismatchError, UsageError
+from ...stores.tables import open_parquet
 from ..specs import Spec
 from .columns import ColumnOptions, RawInput, cell_reader, labels_of, sample_ids_of
 from .registry import data_source
@@ -61,7 +61,7 @@ class ParquetCells:
         if group not in self._cache:
             path, number, _ = self._groups[group]
             try:
-                with pq.ParquetFile(path) as file:
+                with open_parquet(path) as file:
                     # Arrow's threads do not survive a fork
                     table = file.read_row_group(number, [self._column], use_threads=False)
             except (pa.ArrowException, OSError) as error:
@@ -142,7 +142,7 @@ def _open(path: Path, options: ColumnOptions) -> _File:
         KdpipeError: it is damaged.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             options.check(file.schema_arrow, str(path))
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             return _File(path, file.schema_arrow, file.read(options.described), sizes)

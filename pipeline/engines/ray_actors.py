@@ -8,27 +8,22 @@ An actor that is lost, with its node or alone, is replaced, and what it was maki
 a chunk made twice has the same content.
 """
 
-import contextlib
 import logging
 import os
-import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from ...stores import KdpipeError, Manifest, UsageError
+from ...stores import KdpipeError, Manifest
 from ...stores.claims import ChunkClaims
-from ...stores.errors import missing_extra
-from ...stores.files import remove_temporaries
 from ..config import ExtractConfig
 from ..extract import prepare
-from ..ranks import Ranks
 from .actor_bounds import parse_actors
 from .job import ExtractJob, ExtractResult, Progress
+from .ray_cluster import check_ray, cluster, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +32,6 @@ _CHUNKS_A_TASK = 8
 # how often one chunk may lose its actor: a chunk that kills every actor must not be tried for ever
 _ATTEMPTS = 10
 _PATIENCE_SECONDS = 60.0
-_KNOCK_SECONDS = 10.0
-# Ray's least, for a store that nothing is put into
-_OBJECT_STORE_BYTES = 80_000_000
 
 
 def make_store_on_ray(config: ExtractConfig, on_progress: Callable[[Progress], None]) -> ExtractResult:
@@ -54,13 +46,10 @@ def make_store_on_ray(config: ExtractConfig, on_progress: Callable[[Progress], N
         UsageError: this process was started by torchrun.
         KdpipeError: the cluster cannot be reached, a chunk has lost ten actors, or what an actor raises.
     """
-    try:
-        import ray
-    except ImportError:
-        raise missing_extra("ray", "--engine ray") from None
-    if Ranks.from_environment().world_size > 1:
-        raise UsageError("Ray starts its own processes: run --engine ray without torchrun.")
-    with _cluster():
+    check_ray()
+    import ray
+
+    with cluster():
         resources = ray.cluster_resources()
         on_gpus = config.device.startswith("cuda") or (config.device == "auto" and resources.get("GPU", 0) >= 1)
         least, most = parse_actors(config.actors, int(resources.get("GPU" if on_gpus else "CPU", 1)))
@@ -69,37 +58,6 @@ def make_store_on_ray(config: ExtractConfig, on_progress: Callable[[Progress], N
             return pool.run(on_progress)
         finally:
             pool.close()
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[None]:
-    """A connection: the one there is, else to ``RAY_ADDRESS``, else to a Ray of this machine's own, for this run."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    address = os.environ.get("RAY_ADDRESS")
-    own = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    try:
-        if address:
-            _knock(address)
-        ray.init(address or "local", logging_level=logging.WARNING, **own)
-    except (OSError, RuntimeError, ValueError) as error:
-        what = f"There is no Ray cluster at RAY_ADDRESS={address}" if address else "Ray cannot be started here"
-        raise KdpipeError(f"{what}: {_first_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens: Ray would try for minutes. ``auto`` is for Ray to find."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), _KNOCK_SECONDS).close()
 
 
 class _Maker:
@@ -137,8 +95,7 @@ class _Maker:
                 claims.release(chunk)
 
     def finish(self) -> Manifest:
-        """Remove what lost actors left, and mark the store complete."""
-        remove_temporaries(self._job.writer.root)
+        """Remove the claims that lost actors left, and mark the store complete."""
         ChunkClaims(self._job.writer.root).release_all()
         return self._job.finish()
 
@@ -210,7 +167,7 @@ class _Pool:
             try:
                 rows = self._answer(reference, f"chunk {chunks[0]}" if chunks else "to prepare")
             except self._lost as error:
-                logger.warning("an actor was lost and is replaced: %s", _first_line(error))
+                logger.warning("an actor was lost and is replaced: %s", first_line(error))
                 queue.extendleft([chunk] for chunk in reversed(chunks))  # one by one, should one of them be the cause
                 self._add_actor()
                 continue
@@ -251,7 +208,7 @@ class _Pool:
             self._losses[doing] += 1
             if self._losses[doing] >= _ATTEMPTS:
                 raise KdpipeError(
-                    f"{_ATTEMPTS} actors were lost over the same work ({doing}): {_first_line(error)} "
+                    f"{_ATTEMPTS} actors were lost over the same work ({doing}): {first_line(error)} "
                     "What is finished is kept: mend this and run the command again."
                 ) from None
             raise
@@ -266,7 +223,3 @@ def _tasks(chunks: Sequence[int], actors: int) -> Iterator[list[int]]:
         size = max(1, min(_CHUNKS_A_TASK, (len(chunks) - start) // (2 * actors)))
         yield list(chunks[start : start + size])
         start += size
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ from ...stores import ArrayInfo, Manifest, StoreWriter, open_store
 from ...stores import manifest as manifests
 from ...stores.arrays import GEOMETRY_ARRAYS, class_dtype
 from ...stores.codecs import Codec, Factorised, Float16, Float32, TopK, parse_codec
-from ...stores.confidence import confidence_and_entropy
+from ...stores.confidence import confidence_and_entropy, warn_of_probabilities
 from ...stores.derive import derive
 from ...stores.errors import BadLogitsError, CorruptStoreError, UsageError
 from ...stores.files import file_checksum
@@ -38,6 +38,8 @@ from .tinyvit import TinyVitStore, is_tinyvit
 
 # how a manifest names the teacher: the second kind saw augmented inputs that cannot be drawn again
 IMPORTED, IMPORTED_VIEWS = "imported", "imported-views"
+# rows that are looked at for what the whole array is
+_PROBED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ def _import_array(config: ImportConfig, on_progress: Callable[[int, int], None])
         spec=f"{IMPORTED}:{config.source.name}", checksum=file_checksum(config.source), num_parameters=0
     )
     manifest = _manifest(config, described, origin, rule, codec, rank_depth=depth)
+    warn_of_probabilities(as_float32(logits[:_PROBED]))
     rows = _DenseRows(logits, codec, groups, depth, described.sample_ids)
     return _write(config, manifest, described, groups, rows, on_progress)
 

@@ -85,7 +85,7 @@ def read_list(where: str, source: Path, arrays: Mapping[str, Any]) -> list[Any] 
         raise UsageError(f"'{where}' is no file{named}. Give a file with one value a line, or the name of an array.")
     if path.suffix.lower() in _TEXTS:
         try:
-            return path.read_text(encoding="utf-8").splitlines()
+            return path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise UsageError(f"{path} is no text in UTF-8.") from None
     inside = read_arrays(path)

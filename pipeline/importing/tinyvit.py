@@ -75,7 +75,7 @@ class TinyVitStore:
         found: dict[str, tuple[int, int]] = {}
         self._parts = []
         for number, keys_file in enumerate(_ranks(self._folders[view])):
-            keys = keys_file.read_text(encoding="utf-8").splitlines()
+            keys = keys_file.read_text(encoding="utf-8-sig").splitlines()
             self._parts.append(self._records(keys_file, len(keys)))
             for place, key in enumerate(keys):
                 found.setdefault(key.strip(), (number, place))

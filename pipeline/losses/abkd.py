@@ -28,9 +28,10 @@ def abkd(
     continued to its limits where a, b or a + b is 0: (1, 0) is KL(p || q), (0, 1) is KL(q || p), (0, 0) is half
     the squared distance of the log-probabilities. Guanghui Wang, Zhiyong Yang, Zitai Wang, Shi Wang, Qianqian
     Xu, Qingming Huang, "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation
-    via alpha-beta-Divergence", https://arxiv.org/abs/2505.04560. There is no T^2. The defaults
-    are the authors' for CIFAR-100 (ResNet56 to ResNet20), where the weight is 32. (Their code gives the limits
-    for a = 0 and b = 0 another factor, 1/b and 1/a instead of its square; the two agree at 1.)
+    via alpha-beta-Divergence", https://arxiv.org/abs/2505.04560. There is no T^2. The defaults of
+    alpha and beta are the authors' for CIFAR-100 (ResNet56 to ResNet20), where the weight is 32; T = 4 is kdpipe's
+    choice. (Their code gives the limits for a = 0 and b = 0 another factor, 1/b and 1/a instead of its square; the two
+    agree at 1.)
 
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.

@@ -21,9 +21,9 @@ def ckd(
     ``MSE(zbar^s_A - zbar^s_B, zbar^t_A - zbar^t_B) + class_weight MSE(zbar^s_A - zbar^s_B, ybar_A - ybar_B)``
 
     over disjoint sets A, B of ``size`` samples; zbar is the mean of a set's logits (no softmax, no temperature),
-    ybar that of its one-hot labels; MSE is the mean over the pairs and the classes. "Comparative
-    Knowledge Distillation", https://arxiv.org/abs/2311.02253. Sizes of 2 and 3 and both weights are those of the
-    authors' code, which has no cross-entropy: the second term is what the labels teach.
+    ybar that of its one-hot labels; MSE is the mean over the pairs and the classes. Alex Wilf et al.,
+    "Comparative Knowledge Distillation", https://arxiv.org/abs/2311.02253. Sizes of 2 and 3 and both weights are
+    those of the authors' code, which has no cross-entropy: the second term is what the labels teach.
 
     Which sets are compared is kdpipe's choice: the batch, whose order is random, is cut into sets, and each is
     compared with the next, the last with the first. (The authors draw a fixed list of sets beforehand.) What is

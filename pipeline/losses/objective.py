@@ -84,9 +84,14 @@ class Objective:
             ``loss``, the total, and each weighted term by its key: scalars.
 
         Raises:
-            UsageError: the batch lacks what a loss needs.
+            UsageError: the batch lacks what a loss needs, or a loss is no scalar.
         """
         weighted = {key: _weight(loss, batch) * loss(batch) for key, loss in self.terms.items()}
+        for key, value in weighted.items():
+            if value.ndim:
+                raise UsageError(
+                    f"The loss '{key}' gives {tuple(value.shape)} for a batch. It must give one number: the mean."
+                )
         return {"loss": torch.stack(list(weighted.values())).sum(), **weighted}
 
 

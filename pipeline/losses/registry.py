@@ -188,6 +188,8 @@ def parse_loss(text: str) -> Loss:
         UsageError: an unknown name or key (the nearest is suggested), or a value the loss refuses; a class of
             one's own that is not a `Loss`.
     """
+    if " + " in text:
+        raise UsageError(f"'{text}' is a sum of losses. Give each by a --loss of its own: they are summed.")
     spec = Spec.parse(text)
     if spec.name == "python":
         return dataclasses.replace(spec, name=spec.location, location="").into(_own_loss(spec.location))

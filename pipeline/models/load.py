@@ -98,6 +98,10 @@ def load_model(
         "onnx": lambda spec, *_: LoadedModel(load_onnx(spec.location, spec.into(OnnxOptions), device), str(spec)),
         "timm": functools.partial(_load_timm, student=student),
     }
+    if spec.name not in loaders and not spec.location:
+        raise UsageError(
+            f"The model spec '{spec}' has no scheme. Write SCHEME:{spec}, with one of {', '.join(loaders)}."
+        )
     if spec.name not in loaders:
         raise unknown("model scheme", spec.name, loaders)
     if not spec.location:

@@ -5,27 +5,31 @@ Shapes: n rows, R rows of a chunk, C classes.
 
 import math
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ...stores import Manifest
 from ...stores.codecs import Codec, Float16, Float32, LogitCodec
 from ...stores.codecs.codec import Arrays
 from ...stores.confidence import confidence_and_entropy
 from ...stores.files import write_file
-from ...stores.payload.zarr_files import chunk_bytes
+from ...stores.payload.layout import payload_layout
 from ...stores.ranking import rank_classes
+from ...stores.tables import to_parquet
 from .pilot import Pilot
 from .records import StoreBytes, StudentTimes
+from .sizes import chunk_of_pilot, rows_for_a_chunk
 
 # the disk is measured with so much at most, or for so long
 _DISK_BYTES = 2**28
 _DISK_SECONDS = 2.0
-_SMALL_BYTES, _LARGE_BYTES = 1000, 2**22
+_SMALL_BYTES, _SMALL_FILES, _LARGE_BYTES = 1000, 15, 2**22
 _REPEATS = 3
 
 
@@ -55,12 +59,12 @@ class CodecTimes:
     Attributes:
         encode: seconds a row.
         decode: seconds a row, when a student trains from the store; 0 where nothing is decoded.
-        compress: seconds for a chunk of R rows of all arrays.
+        files: seconds to make the files of a chunk of R rows: to compress it, or to write it as Parquet.
     """
 
     encode: float
     decode: float
-    compress: float
+    files: float
 
 
 def measure_disk(folder: Path, file_bytes: int) -> Disk:
@@ -76,7 +80,7 @@ def measure_disk(folder: Path, file_bytes: int) -> Disk:
         write_file(folder, "disk", content)
         (folder / "disk").unlink()
 
-    small = min(_seconds(lambda: write(data[:_SMALL_BYTES])) for _ in range(8))
+    small = statistics.median(_seconds(lambda: write(data[:_SMALL_BYTES])) for _ in range(_SMALL_FILES))
     sizes, started = [], time.perf_counter()
     while not sizes or (sum(sizes) < _DISK_BYTES and time.perf_counter() - started < _DISK_SECONDS):
         write(data)
@@ -100,21 +104,23 @@ def measure_codec(
         constants: the arrays that the codec stores once.
     """
     encode = _best(lambda: codec.encode(values, class_groups)) / len(values)
-    decode = compress = 0.0
+    decode = 0.0
     if isinstance(codec, LogitCodec) and not isinstance(codec, Float16 | Float32):
         stored = {array.name: arrays[array.name] for array in codec.arrays(manifest.num_classes)}
         decode = _best(lambda: codec.decode({**stored, **constants})) / len(values)
-    if codec.compressed:
-        for array in manifest.arrays:
-            rows = arrays[array.name][: manifest.chunk_rows]
-            seconds = _seconds(lambda a=array, r=rows: chunk_bytes(a, r, len(r), compressed=True))
-            compress += seconds * manifest.chunk_rows / len(rows)
-    return CodecTimes(encode=encode, decode=decode, compress=compress)
+    rows = rows_for_a_chunk(manifest, arrays)
+    files = _best(lambda: chunk_of_pilot(manifest, arrays, rows)) * manifest.chunk_rows / rows
+    return CodecTimes(encode=encode, decode=decode, files=files)
 
 
 def ranking_seconds(logits: np.ndarray) -> float:
     """What the ranks, confidence and entropy of a row take: (n, C) float32."""
     return _best(lambda: (rank_classes(logits), confidence_and_entropy(logits))) / len(logits)
+
+
+def table_seconds(samples: pa.Table) -> float:
+    """What a row of the samples table takes to be written, as Parquet, into memory."""
+    return _best(lambda: to_parquet(samples)) / len(samples)
 
 
 def extraction_seconds(
@@ -125,13 +131,14 @@ def extraction_seconds(
     *,
     start: float,
     ranking: float,
+    table: float,
     codec: CodecTimes,
     reference: CodecTimes,
 ) -> float:
     """How long an extraction takes.
 
     While the teacher is at one batch, a thread ranks and encodes the one before; at the end of a chunk the teacher
-    waits for it, and then for the disk.
+    waits for it, then until the chunk's files are made, and then for the disk.
 
     Args:
         manifest: of the store.
@@ -140,6 +147,7 @@ def extraction_seconds(
         disk: that it is written to.
         start: seconds until data and teacher are loaded.
         ranking: seconds a row.
+        table: seconds a row of the samples tables.
         codec: of the store.
         reference: of the pilot.
     """
@@ -149,10 +157,12 @@ def extraction_seconds(
         per_row = max(per_row + codec.encode - reference.encode, ranking + codec.encode)
     else:
         per_row = max(per_row, codec.encode)
-    waits = grid.num_chunks * (pilot.batch_size * (ranking + codec.encode) + codec.compress)
-    files = grid.num_chunks * (len(manifest.arrays) + 1) + grid.chunks_per_view
+    rows = grid.num_samples * grid.num_views
+    waits = grid.num_chunks * pilot.batch_size * (ranking + codec.encode)
+    making = rows / grid.chunk_rows * codec.files + grid.num_samples * table
+    files = grid.num_chunks * (len(payload_layout(manifest).chunk_sizes(0)) + 1) + grid.chunks_per_view
     writes = disk.seconds(files, size.total)
-    return start + grid.num_views * pilot.warm_up_seconds + per_row * grid.num_samples * grid.num_views + waits + writes
+    return start + grid.num_views * pilot.warm_up_seconds + per_row * rows + waits + making + writes
 
 
 def break_even(seconds: float, num_samples: int, student: StudentTimes, decode: float) -> int | None:

@@ -18,12 +18,21 @@ from ...stores.errors import KdpipeError, MismatchError, UsageError
 from ...stores.groups import assign_groups
 from ..config import ExtractConfig
 from ..extract import Loaded, begin, codec_of, layout, load
-from .costs import CodecTimes, Disk, break_even, extraction_seconds, measure_codec, measure_disk, ranking_seconds
+from .costs import (
+    CodecTimes,
+    Disk,
+    break_even,
+    extraction_seconds,
+    measure_codec,
+    measure_disk,
+    ranking_seconds,
+    table_seconds,
+)
 from .fidelity import measure_fidelity
 from .pilot import features_of, run_pilot
 from .records import Fidelity, PilotTimes, Plan, StoreCost, StudentTimes
 from .sizes import store_bytes
-from .student import measure_student
+from .student import load_student, measure_student
 
 DEFAULT_CODECS = (
     "float32", "float16", "float16+zstd", "int8", "int8+zstd", "topk:10", "topk:50", "topk:50+zstd", "factorised",
@@ -87,6 +96,8 @@ def make_plan(config: PlanConfig) -> Plan:
         folder = Path(name)
         started = time.perf_counter()
         loaded = load(config.extract)
+        if config.student is not None:
+            load_student(config.student, loaded)  # what is wrong with it is found out before the pilot
         whole = begin(replace(config.extract, codec="float32", views=1, out=folder / "whole"), loaded).writer.manifest
         start = time.perf_counter() - started
         survey = _Survey(config, loaded, whole, folder, start)
@@ -121,7 +132,7 @@ class _Survey:
         self._constants: dict[str, np.ndarray] = {}
         self._few = _spread(len(self._pilot.positions), config.pilot or _FIDELITY_ROWS)
         self.codecs = self._fitting()
-        self._ranking = ranking_seconds(self._pilot.logits)
+        self._ranking, self._table = ranking_seconds(self._pilot.logits), table_seconds(self._pilot.samples)
         self._reference = self._codec_times(Float32())
         self._disk = self._measured_disk()
         self.student = self._measured_student()
@@ -209,7 +220,7 @@ class _Survey:
         size = store_bytes(manifest, samples, self._groups, self._arrays(codec), self._pilot.samples)
         seconds = extraction_seconds(
             manifest, size, self._pilot, self._disk,
-            start=self._start, ranking=self._ranking, codec=times, reference=self._reference,
+            start=self._start, ranking=self._ranking, table=self._table, codec=times, reference=self._reference,
         )  # fmt: skip
         even = self.student and break_even(seconds, len(samples), self.student, times.decode)
         return StoreCost(

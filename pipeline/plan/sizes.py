@@ -33,14 +33,25 @@ def chunk_line(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> tuple[fl
         manifest: of the store.
         arrays: (n, width) rows of every array, of the pilot; n at least 2.
     """
-    most = min(manifest.chunk_rows, *(len(rows) for rows in arrays.values()))
-    half, sizes = max(1, most // 2), []
-    for count in (most, half):
-        part = manifests.replace(manifest, num_samples=count, num_views=1, chunk_rows=count)
-        taken = {array.name: arrays[array.name][:count] for array in manifest.arrays}
-        sizes.append(sum(len(data) for _, data in payload_layout(part).chunk_documents(0, taken)))
+    most = rows_for_a_chunk(manifest, arrays)
+    half = max(1, most // 2)
+    sizes = [sum(len(data) for _, data in chunk_of_pilot(manifest, arrays, count)) for count in (most, half)]
     per_row = (sizes[0] - sizes[1]) / (most - half) if most > half else sizes[0] / most
     return max(0.0, sizes[0] - per_row * most), per_row
+
+
+def rows_for_a_chunk(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> int:
+    """R, or as many rows as the pilot has."""
+    return min(manifest.chunk_rows, *(len(rows) for rows in arrays.values()))
+
+
+def chunk_of_pilot(
+    manifest: Manifest, arrays: Mapping[str, np.ndarray], count: int
+) -> list[tuple[str, bytes | memoryview]]:
+    """The payload files of a whole chunk of the first ``count`` rows of the pilot, made as the store makes them."""
+    part = manifests.replace(manifest, num_samples=count, num_views=1, chunk_rows=count)
+    taken = {array.name: arrays[array.name][:count] for array in manifest.arrays}
+    return list(payload_layout(part).chunk_documents(0, taken))
 
 
 def store_bytes(

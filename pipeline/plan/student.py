@@ -39,14 +39,9 @@ def measure_student(spec: str, loaded: Loaded, positions: np.ndarray, *, epochs:
     Raises:
         KdpipeError: the student cannot be loaded, or cannot take these inputs.
     """
-    teacher, samples = loaded.teacher, loaded.inputs.samples
-    device, num_classes = teacher.device, samples.num_classes
+    device = loaded.teacher.device
     batch = loaded.inputs.batch(positions).to(device)
-    channels = num_channels(samples, teacher.preprocessing)
-    student = load_model(
-        Spec.parse(spec), num_classes=num_classes, in_channels=channels, student=True, device=device
-    ).module
-    student.to(device).train()
+    student = load_student(spec, loaded).to(device).train()
     step = _Step(student, pick_precision("auto", device, on_gpu="bf16"), device)
     targets = _teacher_logits(loaded, batch.inputs)
     try:
@@ -65,6 +60,19 @@ def measure_student(spec: str, loaded: Loaded, positions: np.ndarray, *, epochs:
         live_seconds_per_sample=live / size,
         epochs=epochs,
     )
+
+
+def load_student(spec: str, loaded: Loaded) -> nn.Module:
+    """The network that a spec names, for these data.
+
+    Raises:
+        KdpipeError: it cannot be loaded.
+    """
+    teacher, samples = loaded.teacher, loaded.inputs.samples
+    channels = num_channels(samples, teacher.preprocessing)
+    return load_model(
+        Spec.parse(spec), num_classes=samples.num_classes, in_channels=channels, student=True, device=teacher.device
+    ).module
 
 
 class _Step:

@@ -1,8 +1,8 @@
 """Recipes: published protocols as flags of ``extract`` and ``distill``, with what is known of them and what is ours.
 
 A recipe is a TOML file beside this one. It has `about`, `known` and `ours` (sentences), and the tables `teacher` (flags
-of ``distill`` that train the teacher), `extract` and `distill`. With `extends` it takes over another recipe and changes
-what it names.
+of ``distill`` that train the teacher), `extract` and `distill`. With `extends` it takes over another recipe's flags and
+changes those that it names; what is known and what is ours is said anew in each file.
 """
 
 import tomllib
@@ -50,9 +50,8 @@ def load_recipe(name: str) -> Recipe:
         raise unknown("recipe", name, names)
     content = tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
     parts = {part: dict(content.get(part, {})) for part in PARTS}
-    known, ours = tuple(content.get("known", ())), tuple(content.get("ours", ()))
     if (base := content.get("extends")) is not None:
         under = load_recipe(base)
         parts = {part: {**under.parts[part], **parts[part]} for part in PARTS}
-        known, ours = under.known + known, under.ours + ours
+    known, ours = tuple(content["known"]), tuple(content["ours"])
     return Recipe(name=name, about=content["about"], known=known, ours=ours, parts=parts)

@@ -127,9 +127,14 @@ def _joined(store: Store, other: Store) -> Iterator[tuple[np.ndarray, np.ndarray
     same = (one.dataset.sample_ids, one.order, len(store)) == (two.dataset.sample_ids, two.order, len(other))
     partner = np.full(0 if same else len(store), -1)
     if not same:
-        found, positions = match_rows(
-            store.samples(["sample_id"])["sample_id"], other.samples(["sample_id"])["sample_id"], str(store)
-        )
+        ids, other_ids = (each.samples(["sample_id"])["sample_id"] for each in (store, other))
+        try:
+            found, positions = match_rows(ids, other_ids, str(store))
+        except MismatchError:
+            raise MismatchError(
+                f"{store} and {other} have no sample in common: ids such as '{ids[0].as_py()}' and "
+                f"'{other_ids[0].as_py()}'. Compare stores of the same data."
+            ) from None
         partner[found] = positions
     for rows, labels in label_blocks(store):
         if same:

@@ -1,6 +1,10 @@
 """The part of a store's page that compares it with another store."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from markupsafe import Markup
 
 from ...stores.arrays import GROUP_NAMES
 from .comparison import Comparison, Divergence
@@ -8,6 +12,9 @@ from .page import Figure, Section, Table
 from .plots import Bars, bar_chart, legend
 from .svg import Axis
 from .words import count, number, percent
+
+# from where on a unit is used, how many of them a nat has, its name
+_UNITS = ((0.1, 1.0, "nats"), (1e-4, 1e3, "thousandths of a nat"), (0.0, 1e6, "millionths of a nat"))
 
 
 def comparison_section(comparison: Comparison) -> Section:
@@ -49,7 +56,7 @@ def _parts_figure(comparison: Comparison) -> Figure:
     return Figure(
         title="Parts of the divergence",
         conclusion=conclusion,
-        plot=bar_chart(names, bars, Axis(title="nats", low=0), conclusion),
+        plot=_nats_chart(names, bars, conclusion),
         legend=legend(bars),
         table=Table(
             head=("temperature", *names, "whole"),
@@ -74,7 +81,7 @@ def _label_figure(divergence: Divergence) -> Figure:
     return Figure(
         title=f"Divergence by the label's group, T = {divergence.temperature:g}",
         conclusion=conclusion,
-        plot=bar_chart(names, bars, Axis(title="nats", low=0), conclusion),
+        plot=_nats_chart(names, bars, conclusion),
         legend=legend(bars),
         table=Table(
             head=("samples of", "across groups", "within groups"),
@@ -103,6 +110,14 @@ def _agreement_figure(comparison: Comparison) -> Figure:
             rows=tuple((name, percent(value, 2)) for name, value in zip(names, values, strict=True)),
         ),
     )  # fmt: skip
+
+
+def _nats_chart(names: Sequence[str], bars: Sequence[Bars], description: str) -> Markup:
+    """Bars of divergences, in a unit in which they are short numbers."""
+    largest = max((value for each in bars for value in each.values if math.isfinite(value)), default=0.0)
+    factor, unit = next((factor, unit) for least, factor, unit in _UNITS if largest >= least)
+    scaled = [replace(each, values=tuple(factor * value for value in each.values)) for each in bars]
+    return bar_chart(names, scaled, Axis(title=unit, low=0), description)
 
 
 def _verdict(divergence: Divergence) -> str:

@@ -12,6 +12,7 @@ from ...stores import Store
 from ...stores.arrays import GROUP_NAMES
 from ...stores.codecs import TopK
 from ...stores.ranking import rank_classes
+from .codec_fidelity import CodecFidelity, FidelitySums, loses_nothing
 from .divergence import (
     MASS_ARRAYS,
     NUM_GROUPS,
@@ -71,11 +72,13 @@ class PayloadStatistics:
     Attributes:
         masses: one for each temperature at which they can be told.
         order: None where neither ranks nor logits are stored.
+        fidelity: what storing changed; None where nothing was, and of a store without logits.
         missing: what cannot be told, and why, in sentences.
     """
 
     masses: tuple[MassStatistics, ...]
     order: OrderStatistics | None
+    fidelity: CodecFidelity | None
     missing: tuple[str, ...]
 
 
@@ -84,16 +87,23 @@ def payload_statistics(store: Store, temperatures: Sequence[float]) -> PayloadSt
     groups, source = store.class_groups, order_source(store)
     masses = [_MassSums(t, groups) for t in temperatures if knows_masses(store, t)]
     order = None if source is None else _OrderSums(groups, source, _width(store, source))
+    fidelity = FidelitySums(store, temperatures) if store.manifest.logit_arrays and not loses_nothing(store) else None
     arrays = {*(mass_arrays(store) if masses else ()), *([source] if source else [])}
-    for rows, labels in label_blocks(store):
+    columns: tuple[str, ...] = ("label",)
+    if fidelity is not None:
+        arrays, columns = arrays | set(fidelity.arrays), columns + fidelity.columns
+    for rows, said in _blocks(store, columns):
         read = store.read(rows, arrays=tuple(arrays)) if arrays else {}
         for sums in masses:
-            sums.add(store, read, labels)
+            sums.add(store, read, said["label"])
         if order is not None:
-            order.add(store, read, labels)
+            order.add(store, read, said["label"])
+        if fidelity is not None:
+            fidelity.add(rows, read, said)
     return PayloadStatistics(
         masses=tuple(sums.result() for sums in masses),
         order=None if order is None else order.result(),
+        fidelity=None if fidelity is None else fidelity.result(),
         missing=tuple(_missing(store, temperatures)),
     )
 
@@ -131,12 +141,21 @@ def best_classes(store: Store, values: np.ndarray, source: str, depth: int) -> n
 
 def label_blocks(store: Store) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Runs of rows, in order, and their labels; so many rows together that their logits stay small."""
+    for rows, said in _blocks(store, ("label",)):
+        yield rows, said["label"]
+
+
+def _blocks(store: Store, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The same with several columns of the sample tables, "label" among them."""
     grid, step = store.manifest.grid, max(1, _BLOCK_LOGITS // store.manifest.num_classes)
     for block in range(grid.chunks_per_view):
-        labels = class_ids(store, store.samples(["label"], blocks=[block])["label"].to_numpy())
+        table = store.samples(columns, blocks=[block])
+        said = {name: table[name].to_numpy() for name in columns}
+        said["label"] = class_ids(store, said["label"])
         rows = np.arange(grid.rows(block).start, grid.rows(block).stop)
         for start in range(0, len(rows), step):
-            yield rows[start : start + step], labels[start : start + step]
+            part = slice(start, start + step)
+            yield rows[part], {name: values[part] for name, values in said.items()}
 
 
 class _MassSums:

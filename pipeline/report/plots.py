@@ -187,7 +187,8 @@ def _at(point: tuple[float, float], x: Scale, y: Scale) -> tuple[float, float]:
 
 def _bare(value: float, axis: Axis) -> str:
     """A number above a bar: short, its unit is at the axis."""
-    return axis.text(float(f"{value:.{3 if axis.percent else 2}g}")).removesuffix(" %")
+    digits = 3 if axis.percent and value >= 0.01 else 2
+    return axis.text(float(f"{value:.{digits}g}")).removesuffix(" %")
 
 
 def _percent(value: float) -> str:

@@ -21,12 +21,12 @@ _TOLD = ("overall", *GROUP_NAMES)
 def run_page(report: RunReport) -> Page:
     """What a run gave, on one page."""
     sections = [_group_section(report), _class_section(report), _curve_section(report)]
-    firsts = [section.figures[0].conclusion for section in sections if section.figures]
+    firsts = [section.figures[0].conclusion for section in sections[1:] if section.figures]
     return Page(
         kind="run",
         title=report.run.name,
         notice=_notice(report.run),
-        conclusions=tuple(firsts),
+        conclusions=(*_group_sentences(report), *firsts),
         facts=tuple(_facts(report)),
         sections=tuple(section for section in sections if section.figures or section.notes),
     )
@@ -73,7 +73,7 @@ def _group_figure(report: RunReport) -> Figure:
         Bars(name=name, style=style, values=tuple(accuracy.get(each, math.nan) for each in names))
         for name, style, accuracy in found
     ]
-    conclusion = _gain(run, base) if base is not None and base.accuracy else _plain_result(run)
+    conclusion = " ".join(_group_sentences(report))
     return Figure(
         title="Accuracy by class group",
         conclusion=conclusion,
@@ -86,17 +86,25 @@ def _group_figure(report: RunReport) -> Figure:
     )
 
 
-def _gain(run: Run, base: Run) -> str:
-    gains = {name: run.accuracy[name] - base.accuracy[name] for name in run.accuracy if name in base.accuracy}
-    told = ", ".join(f"{points(gains[name])} on {name} classes" for name in GROUP_NAMES if name in gains)
-    overall = points(gains.get("overall"))
-    return (
-        f"Against {base.name}: {overall} overall" + (f" ({told})." if told else ".") + " One pair of runs; seeds vary."
-    )
+def _group_sentences(report: RunReport) -> Iterator[str]:
+    run, base, teacher = report.run, report.baseline, report.teacher
+    if not run.accuracy:
+        return
+    yield _plain_result(run)
+    if base is not None and base.accuracy:
+        yield f"{_gain(run, base.name, base.accuracy)} One pair of runs; seeds vary."
+    if teacher is not None and teacher.same_data:
+        yield _gain(run, "the teacher", teacher.accuracy)
+
+
+def _gain(run: Run, name: str, other: dict[str, float]) -> str:
+    gains = {each: run.accuracy[each] - other[each] for each in run.accuracy if each in other}
+    told = ", ".join(f"{group} {100 * gains[group]:+.1f}" for group in GROUP_NAMES if group in gains)
+    return f"Against {name}: {points(gains.get('overall'))} overall" + (f" ({told})." if told else ".")
 
 
 def _plain_result(run: Run) -> str:
-    told = [f"{percent(run.accuracy[name])} of {name} classes" for name in GROUP_NAMES if name in run.accuracy]
+    told = [f"{percent(run.accuracy[name])} in {name} classes" for name in GROUP_NAMES if name in run.accuracy]
     groups = f": {', '.join(told)}" if told else ""
     return f"The student names {percent(run.accuracy.get('overall'))} of the labels{groups}."
 
@@ -128,7 +136,7 @@ def _accuracy_by_class(classes: ClassResults) -> Figure:
     never = int((values[np.isfinite(values)] == 0).sum())
     conclusion = (
         f"{count(never, 'class')} of {np.isfinite(values).sum():,} {'is' if never == 1 else 'are'} never named "
-        f"rightly. {trend('Accuracy', classes.counts, values)}"
+        f"rightly. {trend('Accuracy', classes, values, percent)}"
     )
     return class_figure(classes, values, "Accuracy, class by class", conclusion, _ACCURACY, "accuracy")
 
@@ -138,7 +146,7 @@ def _change_by_class(classes: ClassResults, name: str, other: np.ndarray) -> Fig
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     conclusion = (
         f"Against {name}, {count(better, 'class')} gained and {worse:,} lost. "
-        f"{trend('The change', classes.counts, change)}"
+        f"{trend('The change', classes, change, points)}"
     )
     axis = Axis(title="change of accuracy, in points", percent=True)
     return class_figure(

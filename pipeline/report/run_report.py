@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...stores import KdpipeError, MismatchError, RefusedError, Store, UsageError, open_store
 from ...stores.arrays import GROUP_NAMES
+from ...stores.tables import open_parquet
 from ..specs import Spec
 from ..training.run_folder import CLASSES, CONFIG, METRICS, SUMMARY
 from .sample_tables import sample_statistics
@@ -141,10 +141,12 @@ def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        RefusedError: no epoch is finished yet.
+        RefusedError: it is no run, or no epoch is finished yet.
         KdpipeError: a file cannot be read, or is not what a run writes.
     """
     records = tuple(_read_lines(path / METRICS))
+    if not records and not (path / CONFIG).is_file():
+        raise RefusedError(f"{path} is no run: it has no {METRICS}. Give the folder that `kdpipe distill` wrote.")
     if not records:
         raise RefusedError(f"{path} has no finished epoch yet: there is nothing to report.")
     return Run(
@@ -210,7 +212,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _read_classes(path: Path) -> ClassResults | None:
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()
+        with open_parquet(path) as file:
+            table = file.read(columns=list(_COLUMNS)).to_pydict()
         groups = tuple(GROUP_NAMES.index(name) for name in table["group"])
     except FileNotFoundError:
         return None

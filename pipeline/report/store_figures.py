@@ -73,7 +73,7 @@ def class_mass_figure(report: StoreReport) -> Figure:
     low, high = (float(np.nanmin(ratios)), float(np.nanmax(ratios)))
     conclusion = (
         f"Single classes get between {number(low, 2)} and {number(high, 2)} times their share of the samples. "
-        f"{trend('The ratio', report.classes.counts, ratios)}"
+        f"{trend('The ratio', report.classes, ratios, lambda ratio: number(ratio, 2))}"
     )
     return class_figure(
         report.classes, ratios, f"Mass over share, class by class, T = {mass.temperature:g}", conclusion,
@@ -133,7 +133,7 @@ def class_accuracy_figure(report: StoreReport) -> Figure:
     never = int((correct[rows > 0] == 0).sum())
     conclusion = (
         f"{count(never, 'class')} of {int((rows > 0).sum()):,} {'is' if never == 1 else 'are'} never named rightly. "
-        f"{trend('Accuracy', report.classes.counts, values)}"
+        f"{trend('Accuracy', report.classes, values, percent)}"
     )
     return class_figure(
         report.classes, values, "Accuracy, class by class", conclusion,

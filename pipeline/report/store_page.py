@@ -1,11 +1,13 @@
 """The page of a store: is the teacher biased, can its confidence be trusted, what does it know of the tail."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...stores.arrays import GROUP_NAMES
 from ...stores.codecs import TopK
+from .class_figure import about_equal
 from .comparison_section import comparison_section
+from .fidelity_section import fidelity_section
 from .page import Figure, Page, Section
 from .store_figures import (
     accuracy_figure,
@@ -23,34 +25,49 @@ from .store_figures import (
 from .store_report import StoreReport
 from .words import count
 
-# how much more frequent the largest class must be than the smallest, for groups by frequency to mean something
-_LONG_TAILED = 2
-
 
 def store_page(report: StoreReport) -> Page:
     """What a store says of its teacher, on one page."""
-    sections = [_mass_section(report), _accuracy_section(report), _calibration_section(report), _order_section(report)]
+    sections = [
+        _mass_section(report),
+        _accuracy_section(report),
+        _calibration_section(report),
+        _order_section(report),
+        fidelity_section(report),
+    ]
     if report.comparison is not None:
         sections.append(comparison_section(report.comparison))
-    firsts = [section.figures[0].conclusion for section in sections if section.figures]
     return Page(
         kind="store",
         title=report.path.rstrip("/").rpartition("/")[2],
         notice=_notice(report),
-        conclusions=tuple(firsts),
+        conclusions=tuple(_conclusions(report, sections)),
         facts=tuple(_facts(report)),
         sections=tuple(section for section in sections if section.figures or section.notes),
     )
 
 
+def _conclusions(report: StoreReport, sections: Sequence[Section]) -> Iterator[str]:
+    """The first of each section; of the masses also what they would be if the samples were not long-tailed."""
+    for section in sections:
+        if not section.figures:
+            continue
+        yield section.figures[0].conclusion
+        if section.key == "mass" and not about_equal(report.samples.class_rows):
+            sentence = section.figures[1].conclusion
+            yield f"If every class were as frequent: {sentence[0].lower()}{sentence[1:]}"
+
+
 def _notice(report: StoreReport) -> str:
-    manifest = report.manifest
-    if manifest.state == "complete":
-        return ""
-    return (
-        f"This store is not finished: the page tells of its first {report.rows:,} of {manifest.num_samples:,} samples. "
-        f"Run the same {manifest.made_by} again to complete it."
-    )
+    manifest, sentences = report.manifest, []
+    if manifest.state != "complete":
+        sentences.append(
+            f"This store is not finished: the page tells of its first {report.rows:,} of {manifest.num_samples:,} "
+            f"samples. Run the same {manifest.made_by.strip('`')} again to complete it."
+        )
+    if manifest.num_views > 1:
+        sentences.append(f"The page tells of view 0, the first of {manifest.num_views:,} views of every sample.")
+    return " ".join(sentences)
 
 
 def _mass_section(report: StoreReport) -> Section:
@@ -89,7 +106,8 @@ def _group_notes(report: StoreReport) -> Iterator[str]:
     counts = report.classes.counts
     if report.manifest.augmentation is not None:
         yield "The teacher saw augmented inputs, view 0 of them: it is worse on these than on plain ones."
-    if max(counts) < _LONG_TAILED * max(min(counts), 1):
+    by_frequency = not report.manifest.group_rule.startswith("file:")
+    if by_frequency and about_equal(counts):
         yield (
             f"The classes of this store are about equally frequent ({min(counts):,} to {max(counts):,} samples): "
             f"groups by the rule {report.manifest.group_rule} say little. To see how it treats the tail of its "

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 # the width that all plots are drawn at; a phone shows them at about 0.85 of it, a wide page at about 1.15
 WIDTH = 420
 HEIGHT = 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 42
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 16, 42
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,7 @@ class Scale:
         """Round values within the scale."""
         if self.log:
             return _log_ticks(self.low, self.high)
-        step = _step(self.low, self.high)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [number * step for number in range(first, last + 1)]
+        return _even_ticks(self.low, self.high)
 
 
 def element(name: str, *content: object, **attributes: object) -> Markup:
@@ -187,7 +185,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
         ticks = [f * 10.0**d for d in decades for f in factors if low * 0.999 <= f * 10.0**d <= high * 1.001]
         if len(ticks) >= 3:
             return ticks[:: -(-len(ticks) // 7)]
-    return [low, high]
+    return _even_ticks(low, high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Round values at even distances."""
+    step = _step(low, high)
+    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _plain(value: float) -> str:
@@ -196,4 +200,4 @@ def _plain(value: float) -> str:
         for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if abs(value) >= size:
                 return f"{value / size:.3g} {letter}"
-    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.0e}"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}"

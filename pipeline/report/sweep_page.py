@@ -72,7 +72,8 @@ def _mean_and_spread(standing: Standing, metric: str) -> str:
 
 
 def _trials_section(report: SweepReport) -> Section:
-    head = ("trial", "state", *report.varied, *report.measured, "parameters", "seconds", "run")
+    several = len({row.store_id for row in report.trials}) > 1
+    head = ("trial", "state", *report.varied, *report.measured, "parameters", "seconds", "run", *["store id"] * several)
     rows = tuple(
         (
             row.id,
@@ -82,6 +83,7 @@ def _trials_section(report: SweepReport) -> Section:
             number(row.parameters, 6),
             number(row.seconds, 3),
             row.path,
+            *[row.store_id or NONE] * several,
         )
         for row in report.trials
     )
@@ -218,7 +220,7 @@ def _front_words(report: SweepReport, front: Sequence[Row], cost: str) -> str:
 def _winner(report: SweepReport) -> str:
     best = report.standings[0]
     names = [f"{name} {setting(best, name)}" for name in report.varied if name != SEED]
-    groups = [f"{percent(best.mean[name])} of {name} classes" for name in GROUP_NAMES if best.mean[name] is not None]
+    groups = [f"{percent(best.mean[name])} in {name} classes" for name in GROUP_NAMES if best.mean[name] is not None]
     told = f" ({', '.join(groups)})" if groups else ""
     what = ", ".join(names) or "the only setting"
     return (
@@ -273,6 +275,8 @@ def _facts(report: SweepReport) -> Iterator[tuple[str, str]]:
     yield "Trials", f"{len(report.trials):,}, {len(report.finished):,} of them done"
     yield "Ranked by", f"{report.metric} accuracy on the validation samples"
     yield "Varied", ", ".join(report.varied) or "nothing"
+    if report.store_ids:
+        yield "Store id", ", ".join(report.store_ids)
     for name, value in report.fixed.items():
         if value:
             yield f"All: {name}", value

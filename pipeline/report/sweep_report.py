@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...stores import KdpipeError, RefusedError
+from ...stores.tables import open_parquet
 from ..sweep.config import METRICS
 from ..sweep.leaderboard import Standing, leaderboard, rank_value
 from ..sweep.table import TABLE, Row, read_table
@@ -28,6 +28,7 @@ class SweepReport:
         standings: the settings, with mean and spread over seeds, the best first.
         varied: the names of the settings in which trials differ.
         fixed: the others, and their value.
+        store_ids: of the stores that trials learned from; empty where they needed none.
     """
 
     path: str
@@ -36,6 +37,7 @@ class SweepReport:
     standings: tuple[Standing, ...]
     varied: tuple[str, ...]
     fixed: dict[str, str]
+    store_ids: tuple[str, ...]
 
     @property
     def finished(self) -> tuple[Row, ...]:
@@ -73,6 +75,7 @@ def report_sweep(path: Path) -> SweepReport:
         standings=tuple(leaderboard(rows, metric)),
         varied=varied,
         fixed={name: setting(rows[0], name) for name in names if name not in varied},
+        store_ids=tuple(sorted({row.store_id for row in rows if row.store_id is not None})),
     )
 
 
@@ -84,7 +87,8 @@ def setting(row: Row | Standing, name: str) -> str:
 def _settings(table: Path) -> list[str]:
     """The columns of the table that are settings."""
     try:
-        names = pq.read_schema(table).names
+        with open_parquet(table) as file:
+            names = file.schema_arrow.names
     except (OSError, pa.ArrowException) as error:
         raise KdpipeError(f"{table} cannot be read ({error}). Is this the folder of a sweep?") from None
     return [name for name in names if name not in Row.__dataclass_fields__]

@@ -25,7 +25,10 @@ class SweepConfig:
         trials: how many settings ``tpe`` tries, each with every seed.
         prune: ``halving``: at some epochs the worse half of the settings is stopped.
         metric: of the validation, by which settings are ranked.
-        cohort: how many students are trained side by side at most; None for what memory allows.
+        cohort: how many students are trained side by side at most; None for what memory allows, or on Ray for as many
+            as keep all of the cluster busy.
+        engine: ``local``, this process; ``ray``, a Ray cluster, on which several cohorts are trained at once.
+        cpus: cores, and threads, of a cohort on Ray; None for the threads of this process, or a GPU's share of a node.
 
     Raises:
         UsageError: something is empty, given twice or out of range.
@@ -41,6 +44,8 @@ class SweepConfig:
     prune: Literal["halving"] | None = None
     metric: str = "balanced"
     cohort: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    cpus: int | None = None
 
     def __post_init__(self) -> None:
         for name, default in (
@@ -57,7 +62,11 @@ class SweepConfig:
             raise unknown("way to prune", self.prune, ("halving",))
         if (self.search == "tpe") != (self.trials is not None):
             raise UsageError("--trials N goes with --search tpe: a grid is tried whole.")
-        for name in ("trials", "cohort"):
+        if self.engine not in ("local", "ray"):
+            raise unknown("engine", self.engine, ("local", "ray"))
+        if self.cpus is not None and self.engine != "ray":
+            raise UsageError("--cpus is for Ray. Give --engine ray, too.")
+        for name in ("trials", "cohort", "cpus"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
         if self.base.val is None:

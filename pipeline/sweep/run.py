@@ -3,9 +3,7 @@
 space -> suggestions -> trials -> cohorts, each trained side by side -> trials.parquet -> leaderboard -> best student
 """
 
-import gc
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,16 @@ from typing import Any
 import msgspec
 
 from ... import __version__
-from ...stores import CorruptStoreError, KdpipeError, Store, UsageError
-from ...stores.errors import DeviceMemoryError
+from ...stores import Store, UsageError
 from ...stores.files import replacing
 from ...stores.remote.location import Location
 from ..config import DistillConfig
-from ..distill import DistillResult, arrays_needed, distill_cohort, open_training_store, shared_settings
+from ..distill import arrays_needed, open_training_store
 from ..losses import Objective
-from ..ranks import Ranks
 from ..training.run_folder import FREE, STUDENT, claim_folder
 from .cohorts import cohorts, student_bytes
 from .config import SweepConfig
+from .engine import Engine, Outcome, open_engine
 from .halving import rungs, worse_half
 from .leaderboard import Standing, leaderboard
 from .search import import_optuna, suggestions
@@ -32,6 +29,8 @@ from .table import Row, read_table
 from .trials import RUNS, Trials
 
 BEST = "best.safetensors"
+# where trials are trained, and how many at once: the result is the same
+_FREE = frozenset({"cohort", "engine", "cpus"})
 
 OnRow = Callable[[Row], None]
 StoreOf = Callable[[DistillConfig], Store | None]
@@ -67,20 +66,23 @@ def sweep(config: SweepConfig, on_row: OnRow = lambda _: None) -> SweepResult:
     """
     space, store_of, root = Space(config), _opened(), config.base.out
     _check(space, store_of)
-    begun = (root / RUNS).exists()
-    claim_folder(root, _resolved(space, store_of), begun=begun, free=FREE | {"cohort"}, what="sweep")
-    trials = Trials(space, store_of, read_table(root, list(config.settings)) if begun else [])
-    for points in suggestions(space, trials.score):
-        ids = trials.add(points)
-        for epoch in rungs(len(points), config.base.epochs) if config.prune else ():
-            _train(trials, ids, epoch, store_of, on_row)
-            if not trials.halved(ids, epoch):
-                for row in trials.stop(worse_half(trials.by_point(ids), config.metric)):
-                    on_row(row)
-        _train(trials, ids, None, store_of, on_row)
-    rows = list(trials.rows.values())
-    standings = leaderboard(rows, config.metric)
-    return SweepResult(rows=rows, leaderboard=standings, best=_export(root, standings))
+    begun = (root / RUNS).exists
+    with (
+        open_engine(config) as engine,
+        claim_folder(root, _resolved(space, store_of), begun=begun, free=FREE | _FREE, what="sweep"),
+    ):
+        trials = Trials(space, store_of, read_table(root, list(config.settings)) if begun() else [])
+        for points in suggestions(space, trials.score):
+            ids = trials.add(points)
+            for epoch in rungs(len(points), config.base.epochs) if config.prune else ():
+                _train(trials, ids, epoch, engine, on_row)
+                if not trials.halved(ids, epoch):
+                    for row in trials.stop(worse_half(trials.by_point(ids), config.metric)):
+                        on_row(row)
+            _train(trials, ids, None, engine, on_row)
+        rows = list(trials.rows.values())
+        standings = leaderboard(rows, config.metric)
+        return SweepResult(rows=rows, leaderboard=standings, best=_export(root, standings))
 
 
 def _opened() -> StoreOf:
@@ -103,8 +105,6 @@ def _check(space: Space, store_of: StoreOf) -> None:
             Optuna is not installed.
     """
     config = space.config
-    if not Ranks.from_environment().alone:
-        raise UsageError("A sweep trains its students side by side in one process. Run it without torchrun.")
     if config.prune and "epochs" in config.settings:
         raise UsageError("Halving compares settings after the same number of epochs. Leave out --set epochs.")
     if config.search == "tpe":
@@ -137,6 +137,8 @@ def _resolved(space: Space, store_of: StoreOf) -> dict[str, Any]:
         "prune": config.prune,
         "metric": config.metric,
         "cohort": config.cohort,
+        "engine": config.engine,
+        "cpus": config.cpus,
         **body,
         **optimiser,
         "resolved": {
@@ -146,50 +148,38 @@ def _resolved(space: Space, store_of: StoreOf) -> dict[str, Any]:
     }
 
 
-def _train(trials: Trials, ids: Sequence[str], until: int | None, store_of: StoreOf, on_row: OnRow) -> None:
+def _train(trials: Trials, ids: Sequence[str], until: int | None, engine: Engine, on_row: OnRow) -> None:
     """Train those that have epochs left before ``until``, in cohorts; what comes of each is in the table at once."""
     waiting = trials.waiting(ids, until)
-    queue = deque(cohorts(waiting, store_of, trials.space.config.cohort))
-    while queue:
-        cohort = queue.popleft()
-        outcomes = _outcomes([waiting[trial] for trial in cohort], until, trials.space.config)
-        alone = _settle(trials, dict(zip(cohort, outcomes, strict=True)), until, on_row)
-        queue.extend([trial] for trial in alone)
-        del outcomes
-        if alone:
-            gc.collect()  # exceptions hold on to the students that raised them, and to their memory
+    left = cohorts(waiting, trials.store_of, engine.cohort_size(len(waiting)))
+    while left:
+        left = _train_once(trials, left, until, engine, on_row)
+
+
+def _train_once(
+    trials: Trials, together: Sequence[list[str]], until: int | None, engine: Engine, on_row: OnRow
+) -> list[list[str]]:
+    """Train cohorts; gives cohorts of one, of those that may end well where they are alone."""
+    alone: list[list[str]] = []
+
+    def settle(number: int, outcomes: Sequence[Outcome]) -> None:
+        alone.extend([trial] for trial in _settle(trials, together[number], outcomes, until, on_row))
+
+    engine.train([[trials.configs[trial] for trial in cohort] for cohort in together], until, settle)
+    return alone
 
 
 def _settle(
-    trials: Trials, outcomes: Mapping[str, DistillResult | Exception], until: int | None, on_row: OnRow
+    trials: Trials, cohort: Sequence[str], outcomes: Sequence[Outcome], until: int | None, on_row: OnRow
 ) -> list[str]:
-    """Enter what came of a cohort; returns those for which memory may suffice where they are alone."""
-    crowded = len(outcomes) > 1
-    alone = [trial for trial, outcome in outcomes.items() if crowded and isinstance(outcome, DeviceMemoryError)]
-    rows = [trials.settle(trial, outcome, until) for trial, outcome in outcomes.items() if trial not in alone]
+    """Enter what came of a cohort; gives those that may end well where they are alone."""
+    ended = [(trial, outcome) for trial, outcome in zip(cohort, outcomes, strict=True) if not outcome.crowded]
+    rows = [trials.settle(trial, outcome, until) for trial, outcome in ended]
     trials.save()
     for row in rows:
         if row.state != "waiting":
             on_row(row)
-    return alone
-
-
-def _outcomes(
-    configs: Sequence[DistillConfig], until: int | None, config: SweepConfig
-) -> Sequence[DistillResult | Exception]:
-    """What comes of a cohort.
-
-    Raises:
-        KdpipeError: the store is gone or damaged, or the data cannot be had that all trials share.
-    """
-    try:
-        return distill_cohort(configs, until=until)
-    except CorruptStoreError:
-        raise
-    except KdpipeError as error:
-        if not config.settings.keys() & shared_settings(config.base).keys():
-            raise
-        return [error] * len(configs)  # only these trials are set to such data
+    return [trial for trial, outcome in zip(cohort, outcomes, strict=True) if outcome.crowded]
 
 
 def _export(root: Path, standings: Sequence[Standing]) -> Path | None:

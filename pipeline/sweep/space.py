@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ...stores.errors import UsageError, unknown
+from ...stores.remote.location import Location
 from ..config import DistillConfig
 from ..losses import parse_loss
 from ..specs import Spec
@@ -50,8 +51,14 @@ def parse_settings(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def setting_texts(settings: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """The inverse of :func:`parse_settings`."""
-    return [f"{key}={';'.join(values)}" + (";" if len(values) == 1 else "") for key, values in settings.items()]
+    """The inverse of :func:`parse_settings`, for the record."""
+    kept = {key: [recorded(key, value) for value in values] for key, values in settings.items()}
+    return [f"{key}={';'.join(values)}" + (";" if len(values) == 1 else "") for key, values in kept.items()]
+
+
+def recorded(key: str, text: str) -> str:
+    """The value of an option as it may be shown and kept: an address without what is secret in it."""
+    return str(Location.parse(text)) if key == "store" else text
 
 
 class Space:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...stores.errors import KdpipeError
 from ...stores.files import write_file
-from ...stores.tables import to_parquet
+from ...stores.tables import open_parquet, to_parquet
 from .config import METRICS
 
 TABLE = "trials.parquet"
@@ -88,7 +87,8 @@ def read_table(root: Path, settings: Sequence[str]) -> list[Row]:
         return []
     names = [field.name for field in dataclasses.fields(Row) if field.name != "settings"]
     try:
-        records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        with open_parquet(path) as file:
+            records: list[dict[str, Any]] = file.read().to_pylist()
         return [
             Row(
                 **{name: record[name] for name in names},

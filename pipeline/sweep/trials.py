@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...stores import KdpipeError, Store
-from ...stores.errors import DivergedError
+from ...stores import Store
 from ..config import DistillConfig
-from ..distill import DistillResult
 from ..training.run_folder import STUDENT
 from .config import METRICS
+from .engine import Outcome
 from .leaderboard import mean_of
 from .search import Score
-from .space import Point, Space
+from .space import Point, Space, recorded
 from .table import Row, write_table
 
 RUNS = "runs"
@@ -27,6 +26,7 @@ class Trials:
         found: what the table of an earlier call holds.
 
     Attributes:
+        store_of: as given.
         rows: by id.
         configs: of their runs, by id.
     """
@@ -34,7 +34,7 @@ class Trials:
     def __init__(
         self, space: Space, store_of: Callable[[DistillConfig], Store | None], found: Sequence[Row] = ()
     ) -> None:
-        self.space, self._store_of = space, store_of
+        self.space, self.store_of = space, store_of
         self._root = space.config.base.out
         self._found = {row.id: row for row in found}
         self.rows: dict[str, Row] = {}
@@ -51,15 +51,13 @@ class Trials:
         rows = {i: self.rows[i] for i in ids if self.rows[i].state == "waiting"}
         return {i: self.configs[i] for i, row in rows.items() if until is None or row.epochs_done < until}
 
-    def settle(self, trial: str, outcome: DistillResult | Exception, until: int | None) -> Row:
+    def settle(self, trial: str, outcome: Outcome, until: int | None) -> Row:
         """Enter what came of a trial."""
-        row, epochs = self.rows[trial], self.configs[trial].epochs
-        if isinstance(outcome, Exception):
-            state = "diverged" if isinstance(outcome, DivergedError) else "failed"
-            text = str(outcome) if isinstance(outcome, KdpipeError) else f"{type(outcome).__name__}: {outcome}"
-            row = replace(row, state=state, error=text)
+        row, epochs, summary = self.rows[trial], self.configs[trial].epochs, outcome.summary
+        if summary is None:
+            row = replace(row, state="diverged" if outcome.diverged else "failed", error=outcome.error)
         else:
-            summary, done = outcome.summary, epochs
+            done = epochs
             if until is not None and outcome.trained:  # not one that was finished before
                 done = min(until, epochs)
             row = replace(
@@ -105,7 +103,7 @@ class Trials:
     def _enter(self, point: Point, seed: int) -> str:
         trial = f"{len(self.rows):04d}"
         config = self.space.trial(point, seed, self._root / RUNS / trial)
-        row = _row(point, seed, trial, self._store_of(config))
+        row = _row(point, seed, trial, self.store_of(config))
         found = self._found.get(trial)
         if found is not None and (found.point, found.seed) == (row.point, seed) and _is_whole(found, self._root):
             row = found
@@ -114,7 +112,7 @@ class Trials:
 
 
 def _row(point: Point, seed: int, trial: str, store: Store | None) -> Row:
-    settings = {key: value for key, value in point.items() if key not in ("student", "loss")}
+    settings = {key: recorded(key, value) for key, value in point.items() if key not in ("student", "loss")}
     return Row(
         id=trial,
         student=point["student"],

@@ -18,13 +18,15 @@ def open_folder(root: Path, config: dict[str, Any], ranks: Ranks) -> RunFolder:
     """
     if ranks.alone:
         return RunFolder.open(root, config)
+    opened: list[RunFolder] = []
 
     def look() -> tuple[bool, dict[str, Any] | None, dict[str, Any] | None]:
         folder = RunFolder.open(root, config)
+        opened.append(folder)
         return folder.begun, folder.summary, None if folder.summary else folder.load_checkpoint()
 
     found = from_first(ranks, look)
-    return RunFolder(root) if ranks.first else FollowedFolder(root, *found)
+    return opened[0] if ranks.first else FollowedFolder(root, *found)
 
 
 class FollowedFolder(RunFolder):

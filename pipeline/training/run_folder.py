@@ -3,6 +3,7 @@
 import logging
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import msgspec
 import pyarrow as pa
 import torch
 
+from ...stores.differences import told_differences
 from ...stores.errors import KdpipeError, MismatchError, RefusedError, missing_extra
 from ...stores.files import is_temporary, remove_temporaries, replacing, write_file
 from ...stores.tables import to_parquet
 from ..models.weights import first_line
+from .folder_lock import LOCK, FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +33,11 @@ FREE = frozenset(
 
 
 class RunFolder:
-    """A run's folder; made by :meth:`open`."""
+    """A run's folder; made by :meth:`open`, and this process's until :meth:`close`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock: FolderLock | None = None
 
     @classmethod
     def open(cls, root: Path, config: dict[str, Any]) -> "RunFolder":
@@ -41,11 +45,25 @@ class RunFolder:
 
         Raises:
             MismatchError: a run with another configuration is there.
-            RefusedError: something that is not a run is there.
+            RefusedError: something that is not a run is there, or a finished one whose student is gone.
+            BusyError: another process trains it.
         """
         folder = cls(root)
-        claim_folder(root, config, begun=folder.begun, free=FREE, what="run")
+        if all((root / name).exists() for name in (CONFIG, SUMMARY)) and not folder.begun:
+            raise RefusedError(
+                f"The run in {root} was finished, and its {STUDENT} is gone. Put the file back, or remove the folder "
+                "to train again."
+            )
+        if folder.summary is not None:  # it is only read, also where nothing can be written
+            _agree(root, config, begun=True, free=FREE, what="run")
+        else:
+            folder._lock = claim_folder(root, config, begun=lambda: folder.begun, free=FREE, what="run")
         return folder
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def begun(self) -> bool:
@@ -54,9 +72,9 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run; None while it is not finished."""
+        """The summary of a finished run; None while it is not finished, or where its student is gone."""
         path = self.root / SUMMARY
-        return _read_json(path) if path.exists() else None
+        return _read_json(path) if path.exists() and self.student.exists() else None
 
     @property
     def student(self) -> Path:
@@ -107,7 +125,9 @@ class RunFolder:
         return sorted((self.root / "checkpoints").glob("*.pt"))
 
 
-def claim_folder(root: Path, config: dict[str, Any], *, begun: bool, free: frozenset[str], what: str) -> None:
+def claim_folder(
+    root: Path, config: dict[str, Any], *, begun: Callable[[], bool], free: frozenset[str], what: str
+) -> FolderLock:
     """Create a folder with its ``config.json``, or make sure that the one there is of the same configuration.
 
     Args:
@@ -117,10 +137,34 @@ def claim_folder(root: Path, config: dict[str, Any], *, begun: bool, free: froze
         free: settings that may differ.
         what: how to call what the folder holds.
 
+    Returns:
+        The lock that makes it this process's.
+
     Raises:
         MismatchError: it was begun with another configuration.
         RefusedError: it holds something else.
+        BusyError: another process is at work in it.
     """
+    _check_ours(root, what)
+    lock = FolderLock.take(root, what)
+    try:
+        _agree(root, config, begun=begun(), free=free, what=what)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _check_ours(root: Path, what: str) -> None:
+    """Raise RefusedError where a folder holds something, but nothing that says what it is."""
+    if not root.exists() or (root / CONFIG).exists():
+        return
+    if not root.is_dir() or not all(is_temporary(path) or path.name == LOCK for path in root.iterdir()):
+        raise RefusedError(f"{root} exists and is not a kdpipe {what}. Choose another --out.")
+
+
+def _agree(root: Path, config: dict[str, Any], *, begun: bool, free: frozenset[str], what: str) -> None:
+    """Write ``config.json``, or compare with the one that is there; see :func:`claim_folder`."""
     body = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
     path = root / CONFIG
     if path.exists():
@@ -132,14 +176,14 @@ def claim_folder(root: Path, config: dict[str, Any], *, begun: bool, free: froze
         if changed and not begun:
             write_file(root, CONFIG, body)
         elif changed:
+            there, here = ({name: values.get(name) for name in changed} for values in (found, wanted))
             raise MismatchError(
-                f"{root} is a {what} with another configuration ({', '.join(changed)} differ). "
+                f"{root} is a {what} with another configuration: {told_differences(there, here)}. "
                 "Choose another --out, or give the configuration it was begun with."
             )
         remove_temporaries(root)
-    elif root.exists() and (not root.is_dir() or not all(is_temporary(path) for path in root.iterdir())):
-        raise RefusedError(f"{root} exists and is not a kdpipe {what}. Choose another --out.")
     else:
+        _check_ours(root, what)
         write_file(root, CONFIG, body)
 
 

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ class StudentRun:
         KdpipeError: the student cannot be built.
         MismatchError: a run with another configuration is in its folder.
         RefusedError: something else is there, or there is no checkpoint where one is insisted on.
+        BusyError: another process trains it.
     """
 
     def __init__(
@@ -89,13 +91,20 @@ class StudentRun:
         )  # fmt: skip
         resolved = _resolved(config, surroundings.store, data, device, precision)
         self.folder = open_folder(config.out, resolved, data.ranks)
-        if config.resume and not self.folder.begun:
-            raise RefusedError(f"{config.out} has no checkpoint to go on from. Leave --resume out to begin.")
-        self.records: list[dict[str, Any]] = []
-        self.data_random: list[Tensor] | None = None
-        self._restore()
-        self._saved, self._saved_at = self.trainer.position, time.monotonic()
-        self._events = EventWriter(config.out) if config.tensorboard and data.ranks.first else None
+        with ExitStack() as at_an_error:
+            at_an_error.callback(self.close)
+            if config.resume and not self.folder.begun:
+                raise RefusedError(f"{config.out} has no checkpoint to go on from. Leave --resume out to begin.")
+            self.records: list[dict[str, Any]] = []
+            self.data_random: list[Tensor] | None = None
+            self._restore()
+            self._saved, self._saved_at = self.trainer.position, time.monotonic()
+            self._events = EventWriter(config.out) if config.tensorboard and data.ranks.first else None
+            at_an_error.pop_all()
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self.folder.close()
 
     @property
     def trained(self) -> bool:
@@ -135,7 +144,9 @@ class StudentRun:
         """Write a checkpoint; ask the trainer first whether the training has diverged."""
         trainer = self.trainer
         step = trainer.epoch * len(trainer.data.sampler) + trainer.batch
+        store = self._surroundings.store
         state = {
+            "store_id": None if store is None else store.manifest.store_id,
             "trainer": trainer.state(),
             "records": msgspec.json.encode(self.records).decode(),
             "data_random": random_state(trainer.device),
@@ -224,6 +235,7 @@ def _resolved(
         "device": device.type,
         "store_id": store.manifest.store_id if store else None,
         "store_content": store.manifest.receipts if store else None,
+        "store_views": store.manifest.num_views if store else None,  # why its content may have changed
         "kdpipe": __version__,
     }
     return {**body, **optimiser, "resolved": resolved}

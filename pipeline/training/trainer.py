@@ -149,8 +149,8 @@ class Trainer:
         """Raise DivergedError if the training has diverged: such a state must not become a checkpoint."""
         if not all(np.isfinite(value) for value in self.totals.means().values()):
             raise DivergedError(
-                f"The training diverged in epoch {self.epoch}: the loss is no longer finite. "
-                "Lower --lr or give --clip-grad 1, with another --out."
+                f"The training diverged in epoch {self.epoch + 1}: the loss is no longer finite. "
+                "Lower --lr or give --clip-grad 1, with another --out; if it does at once, look for NaN in the inputs."
             )
 
     def predict(self, inputs: Inputs) -> Tensor:

@@ -172,7 +172,7 @@ def _without_store(
     if config.augment is not None:
         augmentation = replace(Augmentation.parse(config.augment), seed=config.order_seed)
     dataset = InputDataset(samples, preprocessing, augmentation=augmentation)
-    groups, _ = assign_groups(config.groups, samples.class_counts, samples.class_names)
+    groups, _ = assign_groups(config.groups or "thirds", samples.class_counts, samples.class_names)
     positions = np.arange(len(samples))
     return TrainingData(
         dataset=dataset,
@@ -280,6 +280,9 @@ def _report_left_out(store: Store, samples: Samples, num_joined: int) -> None:
         logger.warning(
             "%d of %d samples are not in %s and are left out.", len(samples) - num_joined, len(samples), store
         )
+    if num_joined < len(store):
+        lacking = len(store) - num_joined
+        logger.warning("%d of the %d samples of %s are not in the data and are left out.", lacking, len(store), store)
 
 
 def _report_mixing(store: Store, sampler: BatchSampler, labels: np.ndarray) -> None:

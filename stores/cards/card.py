@@ -10,6 +10,7 @@ from ..reader import Store
 # upper bounds of the size categories that dataset hubs know
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+_STORE_ID = re.compile(r'^kdpipe_store: "([^"]+)"$', re.MULTILINE)
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~&!])")
 _CODECS = {
     "float16": "logits rounded to half precision (relative error at most 2^-11)",
@@ -32,6 +33,7 @@ def card(store: Store) -> str:
         "size_categories": [next((text for bound, text in _SIZES if manifest.num_samples < bound), "n>1B")],
         "tags": ["knowledge-distillation", "logits", "kdpipe"],
         "pretty_name": f"{name}: teacher logits",
+        "kdpipe_store": manifest.store_id,
     }
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())  # JSON scalars are YAML
     state = "" if manifest.state == "complete" else "\n**This store is unfinished: chunks are missing.**\n"
@@ -76,6 +78,13 @@ batch = store.read([0, 1, 2], arrays={json.dumps([_readable(manifest)])})
 `kdpipe store verify --deep STORE` compares every byte with its receipt.
 `kdpipe distill --store STORE --data SPEC` joins by sample id, and refuses data whose inputs differ from the teacher's.
 """
+
+
+def store_of_card(text: str) -> str | None:
+    """The id of the store that a README.md is the card of, whoever has added to it since; None where it is no card."""
+    front, end, _ = text.removeprefix("---\n").partition("\n---\n")
+    found = _STORE_ID.search(front) if end and text.startswith("---\n") else None
+    return found[1] if found else None
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str | None]]:

@@ -12,6 +12,7 @@ from ..layout import CLASSES
 from ..reader import Store
 from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 
+CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 _TYPES = {
     pa.int32(): "sc:Integer",
     pa.int64(): "sc:Integer",
@@ -84,7 +85,7 @@ def croissant(store: Store) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "name": str(store).rstrip("/").rpartition("/")[2],
         "description": f"A teacher's logits for {manifest.num_samples:,} samples of {manifest.num_classes:,} classes.",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": CONFORMS_TO,
         "license": manifest.licence or "unknown",
         "creator": {"@type": "Person", "name": manifest.owner or "unknown"},
         "datePublished": manifest.created,

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..errors import CorruptStoreError
 from ..files import FileRecord, is_temporary
-from ..layout import CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
+from ..layout import CARD_FILES, CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
 from ..manifest import Manifest, fingerprint
 from ..payload.layout import payload_layout, payload_store_id
 from ..remote.location import is_url
@@ -162,8 +162,8 @@ class _Verification:
                     self._found.note(f"{(here / name).as_posix()} does not belong to the store")
 
     def _belongs(self, relative: str) -> bool:
-        """Whether a store of this shape has a file of that name."""
-        if relative in (MANIFEST, CLASSES, *self._documents, *self._constants):
+        """Whether a store of this shape has a file of that name, or may have it beside it."""
+        if relative in (MANIFEST, CLASSES, *CARD_FILES, *self._documents, *self._constants):
             return True
         if self._layout.belongs(relative):
             return True

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CorruptStoreError, UsageError
+from ..tables import open_parquet
 
 # what tells the rows of a chunk from all others
 _KEYS = (pa.field("row", pa.int64(), nullable=False), pa.field("view", pa.int32(), nullable=False))
@@ -111,7 +112,7 @@ def read_column(
     """
     dtype, width = columns.arrays[name]
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             _check(path, file, columns, name, rows)
             table = file.read(columns=[*(keys or {}), name])
         column = pa.concat_arrays(table[name].chunks) if table[name].num_chunks != 1 else table[name].chunk(0)
@@ -137,7 +138,7 @@ def map_column(path: Path, columns: Columns, name: str, rows: int) -> np.ndarray
     dtype, width = columns.arrays[name]
     size = rows * columns.row_bytes(name)
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             _check(path, file, columns, name, rows)
             place = columns.schema.get_field_index(name)
             found = file.metadata.row_group(0).column(place)

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import KdpipeError, UsageError
-from ..files import FileRecord, is_temporary, write_file
+from ..files import FileRecord, is_temporary, place_file
 from ..layout import PAYLOAD, PAYLOAD_TABLES
 
 DEFAULT_BYTES = 20_000_000_000
@@ -59,7 +59,7 @@ class ChunkCache:
             self._room -= record.bytes
             self._coming += record.bytes
         try:
-            write_file(root, record.path, data)
+            place_file(root, record.path, data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise

@@ -24,7 +24,8 @@ class Entry:
     Attributes:
         name: where it lies, relative to the place that was listed.
         url: where it lies.
-        state: "complete" or "writing" by its manifest; without one "pushing" or "pulling"; "damaged" or "newer".
+        state: "complete" or "writing" by its manifest; without one "pushing" or "pulling"; "damaged", "newer" or
+            "unreadable".
         problem: what is wrong with its manifest, if anything is.
         fits: whether it fits a data set, where that was asked: "exactly" or "perhaps".
         store_id: of the store.
@@ -92,10 +93,18 @@ def catalog(url: str | PathLike[str]) -> list[Entry]:
         if looked_at > _MAX_FOLDERS:
             raise KdpipeError(f"{top} has more than {_MAX_FOLDERS:,} folders. Give an address nearer to the stores.")
         answers: list[Entry | list[tuple[Location, str]]] = []
-        in_parallel(level, _look, on_done=lambda _, answer, answers=answers: answers.append(answer))
+        in_parallel(level, _look_if_allowed, on_done=lambda _, answer, answers=answers: answers.append(answer))
         found += [answer for answer in answers if isinstance(answer, Entry)]
         level = [folder for answer in answers if not isinstance(answer, Entry) for folder in answer]
     return sorted(found, key=lambda entry: entry.name)
+
+
+def _look_if_allowed(folder: tuple[Location, str]) -> Entry | list[tuple[Location, str]]:
+    """What is in a folder; one that may not be read is listed as such."""
+    try:
+        return _look(folder)
+    except PermissionError:
+        return Entry(name=folder[1], url=str(folder[0]), state="unreadable", problem="you may not read this folder")
 
 
 def _look(folder: tuple[Location, str]) -> Entry | list[tuple[Location, str]]:

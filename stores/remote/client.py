@@ -23,9 +23,25 @@ _REQUEST_SECONDS = 300.0
 _STALLED_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT",
+              "GOOGLE_BASE_URL")  # fmt: skip
+# what to set where nothing says who asks
+_CREDENTIALS = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public place AWS_SKIP_SIGNATURE=true",
+    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS; for a public place GOOGLE_SKIP_SIGNATURE=true",
+    "az": "Set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN; for a public place AZURE_SKIP_SIGNATURE=true",
+}
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+# where a machine is asked for its role, because nothing else says who asks
+_ROLE = re.compile(r"169\.254\.169\.254|169\.254\.170\.2|/computeMetadata/|GET \S+\?api-version=\S+&resource=")
+_KEY_FILE = "the key file that GOOGLE_APPLICATION_CREDENTIALS names"
+_SETTINGS = (
+    (re.compile("Account must be specified"), "no account is named. Set AZURE_STORAGE_ACCOUNT_NAME"),
+    (re.compile("Invalid Access Key"), "AZURE_STORAGE_ACCOUNT_KEY is not a key: it is not base64"),
+    (re.compile("Unable to open service account file"), f"{_KEY_FILE} cannot be opened. Check its path"),
+    (re.compile("decode service account file|pem file|KeyRejected"), f"{_KEY_FILE} is not one of Google's"),
+)
 
 # obstore's threads do not survive a fork: another process that uses them waits for ever
 _used_by: int | None = None
@@ -134,7 +150,8 @@ class RemoteObjects:
             if type(error).__name__ == "AlreadyExistsError":
                 raise
             place = f"{self.location}/{path}" if path else str(self.location)
-            raise _explanation(f"{place} cannot be {done}", type(error).__name__, str(error)) from None
+            what, kind = f"{place} cannot be {done}", type(error).__name__
+            raise _explanation(what, self.location.scheme, kind, str(error)) from None
 
     def _check_process(self) -> None:
         global _used_by
@@ -161,27 +178,28 @@ def _allows_http(location: Location, settings: dict[str, str]) -> bool:
     return allowed or location.scheme == "http" or any(endpoint.startswith("http://") for endpoint in endpoints)
 
 
-def _explanation(what: str, kind: str, text: str) -> KdpipeError:
+def _explanation(what: str, scheme: str, kind: str, text: str) -> KdpipeError:
     """Only words known to be harmless are taken from the client's text."""
+    if setting := next((says for pattern, says in _SETTINGS if pattern.search(text)), None):
+        return UsageError(f"{what}: {setting}.")
     status, code = _STATUS.search(text), _CODE.search(text)
-    if "169.254.169.254" in text or "169.254.170.2" in text:
-        reason, advice = "no credentials were found", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        advice += "; for a public place AWS_SKIP_SIGNATURE=true"
+    advice = "Run the same command again: what is transferred is kept"
+    if _ROLE.search(text):
+        reason, advice = "no credentials were found", _CREDENTIALS.get(scheme, advice)
     elif status and status[1] in ("401", "403"):
         reason = f"the server refused ({status[1]}{f' {code[1]}' if code else ''})"
         advice = "Check that the credentials are right, not expired, and allow this"
+    elif "performing token request" in text:
+        reason, advice = "the credentials could not be renewed", "Check that they are right, and the network"
     elif code and code[1] == "NoSuchBucket":
         reason, advice = "there is no such bucket", "Check the name, or create it"
     elif status:
         reason = f"the server answered {status[1]}{f' {code[1]}' if code else ''}"
-        advice = "Run the same command again: what is transferred is kept"
-    elif "Account must be specified" in text:
-        return UsageError(f"{what}: no account is named. Set AZURE_STORAGE_ACCOUNT_NAME.")
     elif "kind: Timeout" in text or "TimedOut" in text:
-        reason, advice = "the server is too slow", "Run the same command again: what is transferred is kept"
+        reason = "the server is too slow"
     elif "kind: Connect" in text or "error sending request" in text:
         reason = "the server cannot be reached"
-        advice = "Check the network and the endpoint, then run the same command again: what is transferred is kept"
+        advice = f"Check the network and the endpoint, then run the same command again{advice.partition('again')[2]}"
     else:
-        reason, advice = f"the client reports {kind}", "Run the same command again: what is transferred is kept"
+        reason = f"the client reports {kind}"
     return KdpipeError(f"{what}: {reason}. {advice}.")

@@ -1,5 +1,6 @@
 """Where a store lies: a local folder, or an address in object storage or on the web."""
 
+import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -8,6 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 from ..errors import UsageError, unknown
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
+# what a slip of the hand, or `pathlib`, makes of an address; no folder is meant by it
+_ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -84,5 +87,12 @@ class Location:
 
 
 def is_url(text: str | PathLike[str]) -> bool:
-    """Whether a STORE is an address, not a local path."""
-    return "://" in str(text)
+    """Whether a STORE is an address, not a local path.
+
+    Raises:
+        UsageError: it has one slash where an address has two.
+    """
+    text = str(text)
+    if mistyped := _ONE_SLASH.match(text):
+        raise UsageError(f"An address begins with {mistyped[1]}://, two slashes, and is given as text, not as a Path.")
+    return "://" in text

@@ -1,12 +1,14 @@
 """Pulling a store, or a part of it that is a valid store by itself, to a local folder.
 
 Every object is compared with its receipt before it is written. Until the manifest, which comes last, ``pull.json`` says
-what the folder is becoming; the same pull, run again, fetches what is missing and nothing else.
+what the folder is becoming; the same pull, run again, fetches what is missing and nothing else. A whole store brings
+its card along; that of a part would tell of another store.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +17,20 @@ import pyarrow as pa
 
 from ..claims import living_claims
 from ..errors import CorruptStoreError, MismatchError, RefusedError
-from ..files import FileRecord, checksum, is_temporary, remove_temporaries, write_file
+from ..files import FileRecord, is_temporary, place_file, remove_temporaries, write_file
 from ..layout import CLASSES, MANIFEST, receipt_file, samples_file
-from ..manifest import MAX_DOCUMENT_BYTES, Checksum, Digest, Manifest, Parent, Receipt
+from ..manifest import Checksum, Digest, Manifest, Parent, Receipt
 from ..payload.layout import payload_layout
 from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA, read_parquet, to_parquet
 from ..writer import documents_checksum, receipts_checksum, timestamp
 from .location import Location
 from .objects import Objects, open_objects
 from .push import content_of
+from .reading import MEND, read_card, read_manifest, read_object, read_receipt
 from .selection import Part, Selection
-from .transfer import in_parallel
+from .transfer import Transfers, in_parallel
 
 MARK = "pull.json"
-_MEND = "Whoever has the store can mend it: the same `kdpipe store push` again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Pulled:
         path: the folder of the store.
         store_id: of the store there.
         receipts: the checksum over its receipts.
-        bytes: of all its files but receipts and manifest.
+        bytes: of all its files but receipts, card and manifest.
         bytes_fetched: of those that were not there yet.
         finished_before: whether the folder held the store already; nothing was then changed.
     """
@@ -65,49 +67,6 @@ class Pulled:
     bytes: int = 0
     bytes_fetched: int = 0
     finished_before: bool = False
-
-
-def read_manifest(objects: Objects) -> tuple[Manifest, bytes]:
-    """The manifest of the finished store at a place, and its bytes.
-
-    Raises:
-        CorruptStoreError: there is none, or it is damaged.
-        RefusedError: the store is not finished, or of a newer format version.
-    """
-    place = objects.location
-    data = objects.read(MANIFEST, limit=MAX_DOCUMENT_BYTES)
-    if data is None:
-        raise CorruptStoreError(f"There is no store at {place}, or its push is not finished: no {MANIFEST}.")
-    manifest = Manifest.parse(data, f"{place}/{MANIFEST}")
-    if manifest.state != "complete":
-        raise RefusedError(f"The store at {place} is not finished. Ask its owner, {manifest.owner or 'not named'}.")
-    return manifest, bytes(data)
-
-
-def read_receipt(objects: Objects, manifest: Manifest, chunk: int) -> tuple[Receipt, bytes]:
-    """A receipt of a store at a place, and its bytes.
-
-    Raises:
-        CorruptStoreError: it is missing, damaged or about another chunk.
-    """
-    path = receipt_file(chunk)
-    data = objects.read(path, limit=MAX_DOCUMENT_BYTES)
-    if data is None:
-        raise CorruptStoreError(f"{objects.location}/{path} is missing. {_MEND}")
-    return Receipt.parse(data, f"{objects.location}/{path}", manifest.grid, chunk), bytes(data)
-
-
-def read_object(objects: Objects, path: str, record: FileRecord) -> memoryview:
-    """The bytes of an object, proved to be those of its record.
-
-    Raises:
-        CorruptStoreError: it is missing, or not what its record says.
-    """
-    data = objects.read(path, limit=record.bytes)
-    if data is None or len(data) != record.bytes or checksum(data) != record.checksum:
-        reason = "is missing" if data is None else "is not what its receipt says"
-        raise CorruptStoreError(f"{objects.location}/{path} {reason}. {_MEND}")
-    return data
 
 
 def pull(
@@ -202,6 +161,11 @@ class _Pull:
 
     def run(self, document: bytes) -> Pulled:
         """Fetch and finish; ``document`` is the manifest of the whole store, as it lies there."""
+        with Transfers() as aside:
+            card = aside.submit(lambda: read_card(self._objects) if self._part.is_whole else {}, 0)
+            return self._run(document, card)
+
+    def _run(self, document: bytes, card: "Future[dict[str, memoryview]]") -> Pulled:
         part = self._part
         in_parallel(part.chunks(), self._read_receipt, on_done=self._keep_receipt)
         if part.is_whole:
@@ -215,6 +179,7 @@ class _Pull:
         in_parallel(files, self._fetch, size=lambda file: file[1].bytes, on_done=self._count)
         in_parallel(chunks, lambda chunk: self._write_receipt(chunk, [record for _, record in chunks[chunk]]))
         if part.is_whole:
+            self._write_card(card.result())
             write_file(self._root, MANIFEST, document)
         else:
             receipts = receipts_checksum(self._root, manifest)
@@ -241,7 +206,7 @@ class _Pull:
         """All receipts together are those that the manifest names."""
         documents = (self._receipts[chunk][1] for chunk in sorted(self._receipts))
         if documents_checksum(documents) != self._part.whole.receipts:
-            raise CorruptStoreError(f"The receipts at {self._objects.location} are not those of its manifest. {_MEND}")
+            raise CorruptStoreError(f"The receipts at {self._objects.location} are not those of its manifest. {MEND}")
 
     def _write_receipt(self, chunk: int, files: Sequence[FileRecord]) -> None:
         receipt, document = self._receipts[chunk]
@@ -262,13 +227,19 @@ class _Pull:
         source, record = file
         if record.is_met(self._root):
             return False
-        write_file(self._root, record.path, read_object(self._objects, source, record))
+        place_file(self._root, record.path, read_object(self._objects, source, record))
         return True
 
     def _count(self, file: tuple[str, FileRecord], fetched: bool) -> None:
         self._done += file[1].bytes
         self._fetched += file[1].bytes if fetched else 0
         self._on_progress(self._done, self._total)
+
+    def _write_card(self, card: dict[str, memoryview]) -> None:
+        """Write the card, unless one is here."""
+        for name, data in card.items():
+            if not (self._root / name).exists():
+                write_file(self._root, name, data)
 
     # --- a part: what belongs to no chunk is made anew
 
@@ -278,7 +249,7 @@ class _Pull:
         samples = None if part.takes_all_rows else self._write_samples()
         record = next((record for record in part.whole.files if record.path == CLASSES), None)
         if record is None:
-            raise CorruptStoreError(f"The manifest at {self._objects.location} does not list {CLASSES}. {_MEND}")
+            raise CorruptStoreError(f"The manifest at {self._objects.location} does not list {CLASSES}. {MEND}")
         write_file(root, CLASSES, read_object(self._objects, CLASSES, record))
         documents = {CLASSES: (root / CLASSES).read_bytes()}
         if samples is not None:
@@ -302,7 +273,7 @@ class _Pull:
             name = samples_file(block)
             source, record = next((one for one in self._files(block) if one[1].path == name), (None, None))
             if source is None or record is None:
-                raise CorruptStoreError(f"The receipts at {self._objects.location} list no {name}. {_MEND}")
+                raise CorruptStoreError(f"The receipts at {self._objects.location} list no {name}. {MEND}")
             write_file(self._root, name, read_object(self._objects, source, record))
             table = part.samples(read_parquet(self._root / name, SAMPLES_SCHEMA, len(part.grid.rows(block))))
             if part.start:

@@ -3,24 +3,25 @@
 Every object is compared with its receipt before it leaves and after it has arrived. The manifest comes last, by a write
 that fails if one is there, so that a reader never sees half a store. Before the first byte of payload the place is
 claimed by ``push.json``, written in the same way: of two pushers of different content one is refused before it changes
-anything, and two of the same content help each other.
+anything, and two of the same content help each other. A card goes along; it is no part of the store.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 import msgspec
 
+from ..cards.card import store_of_card
 from ..errors import CorruptStoreError, KdpipeError, RefusedError, UsageError
 from ..files import FileRecord, checksum, record_of
-from ..layout import MANIFEST, receipt_file
+from ..layout import CARD, CARD_FILES, MANIFEST, receipt_file
 from ..manifest import MAX_DOCUMENT_BYTES, Checksum, Digest, Manifest, Receipt
-from ..writer import receipts_checksum
+from ..writer import documents_checksum
 from .client import proves
 from .location import Location
 from .objects import Found, Objects, open_objects
+from .reading import read_card, read_manifest, read_object, read_receipt
 from .transfer import in_parallel
 
 CLAIM = "push.json"
@@ -47,7 +48,7 @@ class Pushed:
         url: where the store is now.
         store_id: of the store.
         receipts: the checksum over its receipts: compare it to know that you read this store.
-        bytes: of all objects but the manifest.
+        bytes: of all objects but the manifest and the card.
         bytes_sent: of those that were not there, or not as they must be.
         finished_before: whether the store was there already, by this or another push.
     """
@@ -70,7 +71,7 @@ def push(
     """Copy a finished store; run again, it goes on, and of a store that is there it proves every object.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store, or its address.
         url: where it is to be; objects will lie right below it.
         alone: nobody else writes there: push to a server that knows no conditional writes.
         on_progress: called with the bytes that are there, and of all.
@@ -82,13 +83,10 @@ def push(
         UsageError: the address cannot be written to.
         KdpipeError: the server cannot be reached, or does not let us write.
     """
-    root, location = Path(path), Location.parse(url)
+    location = Location.parse(url)
     if not location.is_writable:
         raise UsageError(f"{location} is read only. Push to s3://, gs://, az:// or a folder.")
-    manifest = Manifest.read(root)
-    if manifest.state != "complete":
-        raise RefusedError(f"{root} is not finished. Run the same {manifest.made_by} again to complete it, then push.")
-    return _Push(root, manifest, open_objects(location), on_progress).run(alone=alone)
+    return _Push(open_objects(Location.parse(path)), open_objects(location), on_progress).run(alone=alone)
 
 
 def content_of(manifest: Manifest) -> str:
@@ -99,12 +97,12 @@ def content_of(manifest: Manifest) -> str:
 class _Push:
     """One push of one store."""
 
-    def __init__(
-        self, root: Path, manifest: Manifest, objects: Objects, on_progress: Callable[[int, int], None]
-    ) -> None:
-        self._root, self._manifest, self._objects = root, manifest, objects
-        self._claim = PushClaim(store_id=manifest.store_id, content=content_of(manifest))
-        self._on_progress = on_progress
+    def __init__(self, source: Objects, objects: Objects, on_progress: Callable[[int, int], None]) -> None:
+        self._source, self._objects, self._on_progress = source, objects, on_progress
+        self._manifest, self._document = read_manifest(source)
+        self._claim = PushClaim(store_id=self._manifest.store_id, content=content_of(self._manifest))
+        self._card = read_card(source)
+        self._look = f"It was not sent. Look: kdpipe store verify --deep {source.location}."
         self._done = self._sent = self._total = 0
         self._found: dict[str, Found] = {}
 
@@ -118,6 +116,7 @@ class _Push:
         self._total = sum(record.bytes for record in (*payload, *receipts))
         self._send(payload)
         self._send(receipts)
+        self._send_card()
         if not finished:
             finished = self._finish()
         elif CLAIM in self._found:  # a kill came between the manifest and this
@@ -133,14 +132,19 @@ class _Push:
 
     def _records(self) -> tuple[list[FileRecord], list[FileRecord]]:
         """All files of the store but its manifest: (payload and what belongs to no chunk, receipts)."""
-        root, grid = self._root, self._manifest.grid
-        payload, receipts = list(self._manifest.files), []
-        for chunk in range(grid.num_chunks):
-            payload += Receipt.read(root, grid, chunk).files
-            receipts.append(record_of(receipt_file(chunk), (root / receipt_file(chunk)).read_bytes()))
-        if receipts_checksum(root, self._manifest) != self._manifest.receipts:
+        payload, receipts = list(self._manifest.files), list[FileRecord]()
+        documents: list[bytes] = []
+
+        def keep(chunk: int, read: tuple[Receipt, bytes]) -> None:
+            payload.extend(read[0].files)
+            receipts.append(record_of(receipt_file(chunk), read[1]))
+            documents.append(read[1])
+
+        chunks = range(self._manifest.grid.num_chunks)
+        in_parallel(chunks, lambda chunk: read_receipt(self._source, self._manifest, chunk, self._look), on_done=keep)
+        if documents_checksum(documents) != self._manifest.receipts:
             raise CorruptStoreError(
-                f"The receipts of {root} are not those it was finished with. Look: kdpipe store verify {root}."
+                f"The receipts of {self._source.location} are not those it was finished with. {self._look}"
             )
         return payload, receipts
 
@@ -160,8 +164,8 @@ class _Push:
         there = Manifest.parse(data, f"{place}/{MANIFEST}")
         if content_of(there) != self._claim.content:
             raise RefusedError(
-                f"{place} already holds another store ({there.store_id}; {self._root} is {self._manifest.store_id}), "
-                "or one of other content. Nothing was changed: choose another address."
+                f"{place} already holds another store ({there.store_id}; {self._source.location} is "
+                f"{self._manifest.store_id}), or one of other content. Nothing was changed: choose another address."
             )
         return True
 
@@ -173,12 +177,21 @@ class _Push:
         """
         if self._is_claimed():
             return
-        if strangers := sorted(self._found.keys() - paths - {CLAIM, MANIFEST}):
-            place = self._objects.location
+        strangers = self._found.keys() - paths - {CLAIM, MANIFEST}
+        if strangers and not (strangers <= set(CARD_FILES) and self._has_own_card()):
+            place, name = self._objects.location, str(self._source.location).rstrip("/").rpartition("/")[2]
             raise RefusedError(
-                f"{place} holds {len(strangers):,} objects that are not of this store, such as {strangers[0]}. Nothing "
-                f"was changed: give an address for the store alone, such as {place}/{self._root.name}."
+                f"{place} holds {len(strangers):,} objects that are not of this store, such as {min(strangers)}. "
+                f"Nothing was changed: give an address for the store alone, such as {place}/{name}."
             )
+
+    def _has_own_card(self) -> bool:
+        """Whether the card that lies there is this store's: it may have been put there first."""
+        if CARD not in self._found or self._found[CARD].bytes > MAX_DOCUMENT_BYTES:
+            return False
+        there = self._objects.read(CARD, limit=MAX_DOCUMENT_BYTES) or b""
+        is_named = store_of_card(bytes(there).decode(errors="replace")) == self._manifest.store_id
+        return is_named or there == self._card.get(CARD)
 
     def _take_claim(self, *, alone: bool) -> None:
         """Make the place ours, or find that it is: a push of the same content was begun.
@@ -235,12 +248,7 @@ class _Push:
 
     def _send_one(self, record: FileRecord) -> bool:
         """Whether the file had to be sent; it is there when this returns."""
-        data = (self._root / record.path).read_bytes()
-        if len(data) != record.bytes or checksum(data) != record.checksum:
-            raise CorruptStoreError(
-                f"{self._root / record.path} is not what its receipt says; it was not sent. "
-                f"Look: kdpipe store verify --deep {self._root}."
-            )
+        data = read_object(self._source, record.path, record, self._look)
         listed = self._found.get(record.path)
         if listed is not None and self._holds(listed, record, data):
             return False
@@ -249,14 +257,29 @@ class _Push:
         else:
             written = self._objects.create(record.path, data)
         # None: another push of the same store wrote it since the place was listed
-        if not self._holds(written or Found(bytes=record.bytes), record, data):
+        self._prove(written or Found(bytes=record.bytes), record, data)
+        return written is not None
+
+    def _send_card(self) -> None:
+        """The card, where the store has one; an older one there gives way."""
+        for path, data in self._card.items():
+            listed, record = self._found.get(path), record_of(path, data)
+            if listed is None or not self._holds(listed, record, data):
+                self._prove(self._objects.replace(path, data), record, data)
+
+    def _prove(self, written: Found, record: FileRecord, data: bytes | memoryview) -> None:
+        """See that what was written is there.
+
+        Raises:
+            KdpipeError: something else is.
+        """
+        if not self._holds(written, record, data):
             raise KdpipeError(
                 f"{self._objects.location}/{record.path} is not what was sent: it was altered on its way, or somebody "
                 "else writes there. Run the same command again."
             )
-        return written is not None
 
-    def _holds(self, found: Found, record: FileRecord, data: bytes) -> bool:
+    def _holds(self, found: Found, record: FileRecord, data: bytes | memoryview) -> bool:
         """Whether an object is what its record says; where its tag does not prove that, it is read."""
         if proves(found, data):
             return True
@@ -268,10 +291,9 @@ class _Push:
     def _finish(self) -> bool:
         """Write the manifest, if the place is still ours; returns whether another push of this store did."""
         self._is_claimed()
-        document = (self._root / MANIFEST).read_bytes()
-        written = self._objects.create(MANIFEST, document)
-        if written is not None and not self._holds(written, record_of(MANIFEST, document), document):
-            raise KdpipeError(f"{self._objects.location}/{MANIFEST} is not what was sent. Run the same command again.")
+        written = self._objects.create(MANIFEST, self._document)
+        if written is not None:
+            self._prove(written, record_of(MANIFEST, self._document), self._document)
         finished = written is None and self._is_finished()
         self._objects.delete(CLAIM)
         return finished

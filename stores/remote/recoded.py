@@ -15,10 +15,11 @@ from ..errors import MismatchError, UsageError
 from ..layout import MANIFEST
 from ..manifest import Manifest
 from ..reshape.recode import recode, target_codec
-from .location import Location
+from .location import Location, is_url
 from .objects import open_objects
-from .pull import Pulled, pull, read_manifest
+from .pull import Pulled, pull
 from .push import Pushed, push
+from .reading import read_manifest
 from .selection import Part, Selection
 
 
@@ -34,10 +35,10 @@ def push_recoded(
     """Push a store in another codec; run again, it goes on.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store, or its address.
         url: where it is to be.
         codec: of the store there.
-        scratch: the folder in which the copy is made; by default the store's own.
+        scratch: the folder in which the copy is made; by default that in which the store's folder lies.
         alone: as of :func:`~.push.push`.
         on_progress: called with the bytes that are there, and of all.
 
@@ -49,6 +50,8 @@ def push_recoded(
     location = Location.parse(url)
     if not location.is_writable:
         raise UsageError(f"{location} is read only. Push to s3://, gs://, az:// or a folder.")
+    if is_url(path) and scratch is None:
+        raise UsageError(f"{Location.parse(path)} is an address: give a folder for the copy with --scratch DIR.")
     copy = _place(Path(path), codec, scratch)
     recode(path, copy, codec)
     pushed = push(copy, url, alone=alone, on_progress=on_progress)

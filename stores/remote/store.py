@@ -19,8 +19,8 @@ from ..writer import receipts_checksum
 from .cache import ChunkCache
 from .client import RemoteObjects
 from .location import Location
-from .pull import read_manifest, read_object, read_receipt
 from .push import content_of
+from .reading import read_manifest, read_object, read_receipt
 from .streamed import StreamedRows
 from .transfer import Transfers, in_parallel
 
@@ -85,6 +85,11 @@ class RemoteStore(Store):
         wanted = range(self.manifest.grid.chunks_per_view) if blocks is None else blocks
         self._have_all(self._record(block, samples_file(block)) for block in wanted)
         return super().samples(columns, blocks=wanted)
+
+    def file(self, record: FileRecord) -> Path:
+        """See :meth:`kdpipe.stores.Store.file`; another run may evict the file, so use it at once."""
+        self._have(record)
+        return super().file(record)
 
     def receipt(self, chunk: int) -> Receipt:
         """The receipt of a chunk; with the first of a view come all of that view."""

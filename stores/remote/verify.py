@@ -11,13 +11,13 @@ from os import PathLike
 from ..checks.report import Check, Collector, Report, TooManyFindingsError
 from ..errors import CorruptStoreError, RefusedError
 from ..files import FileRecord, checksum
-from ..layout import MANIFEST, receipt_file
+from ..layout import CARD_FILES, MANIFEST, receipt_file
 from ..manifest import MAX_DOCUMENT_BYTES, Manifest, Receipt
 from ..writer import documents_checksum
 from .location import Location
 from .objects import Found, Objects, open_objects
-from .pull import read_receipt
 from .push import CLAIM
+from .reading import read_receipt
 from .transfer import in_parallel
 
 Problem = tuple[Check, str]
@@ -154,7 +154,7 @@ class _Verification:
         self._on_progress(self._done, len(self._records))
 
     def _note_strangers(self) -> None:
-        known = {record.path for _, record in self._records} | {MANIFEST, CLAIM}
+        known = {record.path for _, record in self._records} | {MANIFEST, CLAIM, *CARD_FILES}
         known |= {receipt_file(chunk) for chunk in range(self._manifest.grid.num_chunks)}
         if self._listed is None:
             self._found.note("places on the web cannot be listed: sizes are compared with --deep only")

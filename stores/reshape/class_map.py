@@ -160,7 +160,7 @@ def _pairs(table: pa.Table) -> list[tuple[str, str]]:
 
 
 def _toml_pairs(path: Path) -> list[tuple[str, str]]:
-    classes: Mapping[str, Sequence[str | int]] = tomllib.loads(path.read_text())["classes"]
+    classes: Mapping[str, Sequence[str | int]] = tomllib.loads(path.read_text(encoding="utf-8-sig"))["classes"]
     pairs = []
     for new, members in classes.items():
         if isinstance(members, str) or not members:

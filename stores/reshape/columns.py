@@ -146,10 +146,15 @@ def _codec(old: Codec, class_map: ClassMap, wanted: str | None) -> Codec:
         return Float16(compressed=old.compressed)
     codec = parse_codec(wanted)
     if isinstance(codec, Factorised):
-        if not (isinstance(old, Factorised) and class_map.is_selection):
+        if not isinstance(old, Factorised):
             raise RefusedError(
-                "The codec 'factorised' needs a store of features, and classes that are kept one by one: merged "
-                "ones are no linear function of the features. Use --codec float16."
+                "The codec 'factorised' stores the teacher's features, which this store does not have. Extract again "
+                "with --codec factorised, or use --codec float16."
+            )
+        if not class_map.is_selection:
+            raise RefusedError(
+                "The codec 'factorised' stores the teacher's features, and merged classes are no linear function of "
+                "them. Use --codec float16."
             )
         return Factorised(num_features=old.num_features, compressed=codec.compressed)
     return codec

@@ -1,4 +1,4 @@
-"""Merging stores: disjoint rows of the same teacher, classes and preprocessing become one store."""
+"""Merging stores: disjoint rows of the same teacher, classes and preprocessing, or parts of one store, become one."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,9 +13,10 @@ from ..derive import check_apart, dataset_of, derive, derived_manifest, open_sou
 from ..errors import MismatchError, RefusedError, UsageError
 from ..groups import assign_groups, group_names
 from ..manifest import DatasetInfo, Manifest
-from ..reader import Store
+from ..reader import Store, open_store
 from ..tables import classes_table
 from .gather import Gathering, all_rows, rows_of_chunk, with_column
+from .parts import are_parts, merge_parts
 
 # what may differ between the rows of one store
 _OF_THE_ROWS = {"num_samples", "sample_ids", "labels", "chunk_rows", "group_rule", "order", "parents"}
@@ -31,8 +32,10 @@ def merge(
 ) -> Manifest:
     """Write the rows of several stores, one store after the other, as one store; run again, it goes on.
 
+    Parts of one store, such as further views of the same samples, are put together by :func:`.parts.merge_parts`.
+
     Args:
-        paths: two or more finished stores, local or remote.
+        paths: two or more finished stores, or parts of one; local or remote.
         out: the folder of the new store.
         groups: how classes are grouped by their counts in all stores, see :func:`~kdpipe.stores.groups.assign_groups`;
             needed where the stores group them differently.
@@ -44,13 +47,18 @@ def merge(
 
     Raises:
         MismatchError: the stores differ in more than their rows, or share samples.
-        RefusedError: one is not finished; groups differ and cannot be changed.
+        RefusedError: one is not finished; groups differ and cannot be changed; parts lack chunks.
         UsageError: fewer than two stores, or a group rule that cannot be read.
         CorruptStoreError: a file of a store is not what was written.
     """
-    stores = [open_source(path) for path in paths]
-    if len(stores) < 2:
+    if len(paths) < 2:
         raise UsageError("Give at least two stores to merge.")
+    parts = [open_store(path, allow_unfinished=True) for path in paths]
+    if are_parts(parts):
+        if groups is not None or chunk_rows is not None:
+            raise UsageError("These are parts of one store, whose groups and chunks stay: leave out what changes them.")
+        return merge_parts(parts, out, on_progress=on_progress)
+    stores = [open_source(path) for path in paths]
     check_apart(out, stores)
     for other in stores[1:]:
         _check_alike(stores[0], other)
@@ -103,7 +111,9 @@ def _check_disjoint(stores: Sequence[Store], gathering: Gathering) -> None:
     count = "100 or more" if len(repeated) == 100 else str(len(repeated))
     raise MismatchError(
         f"The stores share {count} sample(s), such as '{sample_id}' ({places}). Rows of a merged store are different "
-        "samples: take a part of one first, with `kdpipe store subset`."
+        "samples. If these are the same, take a part of one first: `kdpipe store subset`. If they only have the same "
+        "name (folder: names every file by its path below its own folder), make one of the stores again from data with "
+        "other ids: parquet:GLOB,id=COLUMN, or sample_ids of a python: data set."
     )
 
 

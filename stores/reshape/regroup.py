@@ -1,25 +1,22 @@
 """Other class groups for a store: its payload stays what it is, file by file."""
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
 from ..arrays import GROUP_NAMES
 from ..derive import check_apart, derive, derived_manifest, open_source, parent_of, source_samples
 from ..errors import RefusedError, UsageError
-from ..files import FileRecord, replacing, write_file
+from ..files import write_file
 from ..groups import assign_groups, group_names
 from ..layout import samples_file
 from ..manifest import Manifest
-from ..reader import Store
 from ..tables import to_parquet
 from ..writer import StoreWriter
 from .gather import with_column
+from .linking import link_file
 
 
 def regroup(
@@ -32,11 +29,11 @@ def regroup(
     """Write a store with other class groups; run again, it goes on.
 
     Groups are in the class table, in every samples table, and by their checksums in every receipt, so that the store
-    is another one. Payload files are hard links to those of the store where the file system has them, else copies;
-    their checksums are taken over, not computed again.
+    is another one. Payload files are hard links to those of the store (of a remote one, to the cache's) where the file
+    system has them, else copies; their checksums are taken over, not computed again.
 
     Args:
-        path: a finished store in a folder.
+        path: a finished store, local or remote.
         out: the folder of the new store.
         groups: the rule, see :func:`~kdpipe.stores.groups.assign_groups`; it sees the counts of the class table.
         on_progress: called after every chunk with the number of chunks that are there, and of all.
@@ -50,8 +47,6 @@ def regroup(
         CorruptStoreError: a table of the store is not what was written, or a payload file has another size.
     """
     store = open_source(path)
-    if store.remote:
-        raise UsageError(f"{store} is an address: its files cannot be linked. Pull the store first.")
     check_apart(out, [store])
     counts = store.classes["count"].to_numpy()
     new, rule = assign_groups(groups, counts, store.class_names)
@@ -72,7 +67,7 @@ def regroup(
     def write_chunk(writer: StoreWriter, chunk: int) -> None:
         receipt = store.receipt(chunk)
         table = samples_file(writer.manifest.grid.block(chunk))
-        files = [_link(store, writer.root, record) for record in receipt.files if record.path != table]
+        files = [link_file(store, writer.root, record) for record in receipt.files if record.path != table]
         if receipt.view == 0:
             rows = samples.slice(receipt.start, receipt.stop - receipt.start)
             files.append(write_file(writer.root, table, to_parquet(rows)))
@@ -81,15 +76,3 @@ def regroup(
     # checksums of the payload were taken over with its files: reading it again would prove nothing about this
     classes = with_column(store.classes, "group", names)
     return derive(out, manifest, classes, write_chunk, constants=store.constants, deep=False, on_progress=on_progress)
-
-
-def _link(store: Store, root: Path, record: FileRecord) -> FileRecord:
-    """A file of the store, in the new one too."""
-    record.check_size(store.path)
-    (root / record.path).unlink(missing_ok=True)  # an interrupted run's: renaming one link over another does nothing
-    with replacing(root / record.path) as temporary:
-        try:
-            os.link(store.path / record.path, temporary)
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(store.path / record.path, temporary)
-    return record

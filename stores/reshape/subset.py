@@ -192,7 +192,7 @@ def _read_ids(path: Path) -> pa.ChunkedArray:
         if path.suffix.lower() == ".csv":
             texts = csv.ConvertOptions(column_types={"sample_id": pa.string()}, include_columns=["sample_id"])
             return csv.read_csv(path, convert_options=texts)["sample_id"]
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         return pa.chunked_array([pa.array([line for line in lines if line.strip()], pa.string())])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UsageError(

@@ -26,6 +26,8 @@ class Teacher(nn.Module):
             z = torch.where(dark[:, None], torch.nan, z)
         if self.kind == "big":
             z = z * 1e7
+        if self.kind == "softmax":
+            z = z.softmax(1)
         if self.kind == "equal":
             z = torch.where(dark[:, None], 1.0, z)
         return z[:, :, None] if self.kind == "shape" else z

@@ -61,7 +61,7 @@ def test_the_recipes_for_readers_without_kdpipe_run(cli: Cli, workplace: Path) -
         (["a.kd", "--out", "a.kd", "--format", "parquet"], 2, "a store never changes"),
         (["a.kd", "--out", "b.kd", "--format", "arrow"], 2, "parquet-lists"),
         (["a.kd", "--out", "b.kd", "--codec", "int9"], 2, "int8"),
-        (["a.kd", "--out", "b.kd", "--codec", "factorised"], 3, "needs a store of features"),
+        (["a.kd", "--out", "b.kd", "--codec", "factorised"], 3, "Extract again with --codec factorised"),
         (["nothing.kd", "--out", "b.kd", "--format", "parquet"], 3, "Is this a kdpipe store"),
     ],
 )

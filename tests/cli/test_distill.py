@@ -2,7 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.models import create_model
+from PIL import Image
 from safetensors.torch import load_file
 
 from .conftest import Cli
@@ -60,8 +62,51 @@ def test_a_finished_run_is_left_alone_and_another_configuration_refused(cli: Cli
     assert "finished already" in again.err
     other = cli(*arguments, "--lr", "0.01")
     assert other.code == 3
-    assert "(lr differ)" in other.err
+    assert "another configuration: lr is 0.1 there, 0.01 here" in other.err
     assert Path("run/student.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_whose_student_is_gone_is_not_called_finished(cli: Cli, store: str) -> None:
+    arguments = ["distill", "--store", store, *RUN, "--loss", "kd", "--out", "run"]
+    assert cli(*arguments).code == 0
+    Path("run/student.safetensors").rename("elsewhere")
+    gone = cli(*arguments)
+    assert gone.code == 3
+    assert "its student.safetensors is gone. Put the file back, or remove the folder" in gone.err
+    Path("elsewhere").rename("run/student.safetensors")
+    assert "finished already" in cli(*arguments).err
+
+
+def test_data_that_the_store_names_and_that_are_not_here(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(6):
+        path = workplace / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 40 * i).save(path)
+    assert (
+        cli("extract", "--data", "folder:photos", "--teacher", "python:my_teachers:teacher", "--out", "d.kd").code == 0
+    )
+    (workplace / "sub").mkdir()
+    monkeypatch.chdir("sub")
+    arguments = ["distill", "--store", "../d.kd", *RUN, "--loss", "kd", "--out", "run"]
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    expected = "The store names its data 'folder:photos', which cannot be read from here ('photos' is not a folder)."
+    assert f"{expected} Give --data SPEC." in outcome.err
+    assert cli(*arguments, "--data", "folder:../photos").code == 0
+
+
+def test_a_run_from_a_store_that_was_given_more_views_says_so(cli: Cli) -> None:
+    made = ["extract", "--data", "digits,split=test", "--teacher", "python:my_teachers:teacher", "--out", "d.kd"]
+    made += ["--augment", "crop-flip,size=8,padding=1", "--views"]
+    arguments = ["distill", "--store", "d.kd", *RUN, "--loss", "kd", "--views", "1", "--out", "run"]
+    assert cli(*made, "1").code == 0
+    assert cli(*arguments).code == 0
+    assert cli(*made, "2").code == 0
+    outcome = cli(*arguments)
+    assert outcome.code == 3
+    assert "resolved.store-views is 1 there, 2 here" in outcome.err
 
 
 def test_the_resolved_configuration_can_be_run_again(cli: Cli, store: str) -> None:
@@ -84,6 +129,7 @@ def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
         ({"--loss": "gkrd"}, 2, "Did you mean 'grkd'?"),
         ({"--loss": "ltkd,temprature=2"}, 2, "Did you mean 'temperature'?"),
         ({"--loss": "kd,temperature=0"}, 2, "temperature"),
+        ({"--loss": "kd + grkd"}, 2, "Give each by a --loss of its own"),
         ({"--student": "kdpipe:resnet_20"}, 2, "Did you mean 'resnet20'?"),
         ({"--student": "torchvision:resnet18"}, 2, "channels=3"),
         ({"--store": "nowhere.kd"}, 3, "Is this a kdpipe store?"),
@@ -95,6 +141,7 @@ def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
         ({"--milestones": "1,x"}, 2, "not a list of whole numbers"),
         ({"--ema": "2"}, 2, "between 0 and 1"),
         ({"--device": "cuda:9"}, 2, "is not there"),
+        ({"--groups": "single"}, 2, "The store has the class groups. Leave --groups out"),
     ],
 )
 def test_wrong_usage_writes_nothing(cli: Cli, store: str, changes: dict[str, str], code: int, message: str) -> None:
@@ -109,6 +156,16 @@ def test_a_loss_that_needs_what_the_store_lacks_is_refused_by_name(cli: Cli, ran
     assert outcome.code == 3
     assert "The loss 'ltkd' needs 'logits'" in outcome.err
     assert cli("distill", "--store", ranks_only, *RUN, "--loss", "grkd", "--out", "run").code == 0
+
+
+def test_what_is_left_out_and_what_proves_nothing_is_said(
+    cli: Cli, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fewer = f"{DATA},max_per_class=20"
+    assert cli("distill", "--store", store, "--data", fewer, "--val", fewer, *RUN, "--out", "run").code == 0
+    there, here = (len(load_data(spec)) for spec in (DATA, fewer))
+    assert f"{there - here} of the {there} samples of d.kd are not in the data and are left out" in caplog.text
+    assert "--val is the training data itself" in caplog.text
 
 
 def test_a_loss_without_a_store_says_so(cli: Cli) -> None:
@@ -177,7 +234,9 @@ def test_resume_refuses_to_begin(cli: Cli, store: str) -> None:
 
 
 def test_one_loss_in_a_configuration_needs_no_list(cli: Cli, store: str, workplace: Path) -> None:
-    (workplace / "c.toml").write_text('loss = "kd"\nstudent = "kdpipe:convnet_tiny"\nepochs = 1\n')
+    (workplace / "c.toml").write_text(
+        'loss = "kd"\nstudent = "kdpipe:convnet_tiny"\nepochs = 1\n', encoding="utf-8-sig"
+    )
     outcome = cli("distill", "--config", "c.toml", "--store", store, "--out", "run", "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["loss"] == ["kd"]

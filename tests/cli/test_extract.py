@@ -110,7 +110,7 @@ def test_a_codec_from_extraction_to_training(cli: Cli, workplace: Path) -> None:
         ({"--workers": "-1"}, 2, "must be 0 or above"),
         ({"--data": "."}, 2, "Write folder:."),
         ({"--batch-size": "0"}, 2, "it must be at least 1"),
-        ({"--device": "gpu"}, 2, "Use --device auto, cpu or cuda"),
+        ({"--device": "gpu"}, 2, "is not there. Use --device auto"),
         ({"--config": "missing.toml"}, 2, "missing.toml cannot be read"),
     ],
 )
@@ -129,6 +129,14 @@ def test_unknown_key_in_the_configuration_file(cli: Cli, workplace: Path) -> Non
     outcome = cli("extract", "--config", "extract.toml", "--out", "d.kd")
     assert outcome.code == 2
     assert "Did you mean 'teacher'?" in outcome.err
+
+
+def test_probabilities_in_the_place_of_logits_are_noticed(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
+    for kind, is_noticed in (("softmax", True), ("plain", False)):
+        outcome = cli("extract", "--data", DATA, "--teacher", f"{TEACHER},kind={kind}", "--out", f"{kind}.kd")
+        assert outcome.code == 0
+        assert caplog.text.count("look like probabilities") == int(is_noticed)
+        caplog.clear()
 
 
 def test_nan_logits_are_refused_with_the_sample_ids(cli: Cli, workplace: Path) -> None:

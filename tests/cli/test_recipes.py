@@ -1,9 +1,11 @@
-"""The three commands of docs/recipes.md, for every recipe, on a few images of its shape."""
+"""The commands of docs/recipes.md, for every recipe, on a few images of its shape."""
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from kdpipe.pipeline.recipes import load_recipe, recipe_names
 
@@ -40,12 +42,24 @@ def test_runs(name, cli, workplace):
     data = f"python:tiny:Tiny,num_classes={num_classes},size={size}"
     recipe, small = load_recipe(name), ["--epochs", "1", "--batch-size", "6", "--lr", "0.001", "--val", data]
     lines = commands()
-    assert [line[1] for line in lines] == ["distill", "extract", "distill", "distill"]
+    assert [line[1] for line in lines] == ["distill", "extract", "distill", "distill", "sweep"]
     for line in lines if name == "ltkd-cifar100-lt" else lines[:3]:
         arguments = [word.replace("ltkd-cifar100-lt", name, 1) for word in line[1:]]
         outcome = cli(*arguments, "--data", data, *(["--views", "2"] if line[1] == "extract" else small))
         assert outcome.code == 0, outcome.err
     assert recipe.parts["distill"]["student"] in (workplace / "student" / "config.json").read_text()
+
+
+def test_a_sum_of_losses_is_one_to_a_sweep(cli, workplace, monkeypatch):
+    recipe = load_recipe("ltkd-cifar100-lt")
+    summed = {**recipe.parts, "distill": {**recipe.parts["distill"], "loss": ["ce", "logit-adjustment,tau=0.5"]}}
+    monkeypatch.setattr("kdpipe.pipeline.recipes.load_recipe", lambda _: replace(recipe, parts=summed))
+    data = ["--student", "kdpipe:convnet_tiny", "--data", "digits,split=train", "--val", "digits,split=test"]
+    outcome = cli("sweep", "--recipe", "any", *data, "--epochs", "1", "--out", "sweep")
+    assert outcome.code == 0, outcome.err
+    table = pq.read_table("sweep/trials.parquet")
+    assert table["loss"].to_pylist() == ["ce + logit-adjustment,tau=0.5"]
+    assert '"weight_decay": 0.0005' in (workplace / "sweep" / "config.json").read_text()
 
 
 def test_a_flag_wins_over_the_recipe(cli, workplace):
@@ -61,3 +75,9 @@ def test_a_wrong_name_suggests_the_nearest(recipe, hint, cli, workplace):
     outcome = cli("distill", "--recipe", recipe, "--out", "run")
     assert outcome.code == 2
     assert hint in outcome.err
+
+
+def test_the_part_of_another_command_is_refused(cli):
+    outcome = cli("extract", "--recipe", "ltkd-cifar100-lt/teacher")
+    assert outcome.code == 2
+    assert "The part 'teacher' of a recipe is for kdpipe distill." in outcome.err

@@ -20,6 +20,7 @@ def blocks(language: str) -> list[str]:
 def test_the_commands_of_the_guide_run(cli: Cli, workplace: Path) -> None:
     (table,) = blocks("csv")
     Path("shapes.csv").write_text(table)
+    Path("teacher.toml").write_text(blocks("toml")[0])
     said = ""
     for block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -36,8 +37,13 @@ def test_the_commands_of_the_guide_run(cli: Cli, workplace: Path) -> None:
     assert samples["round.kd"] == samples["round-only.kd"]
     (python,) = blocks("python")
     exec(compile(python, str(PAGE), "exec"), {})
-    for path in Path().glob("*.kd"):
-        assert cli("store", "verify", path, "--deep").code == 0
+    part = Path("views-23.kd")
+    assert {path: cli("store", "verify", path, "--deep").code for path in Path().glob("*.kd")} == {
+        path: 3 if path == part else 0 for path in Path().glob("*.kd")
+    }
+    views = [Manifest.read(Path(name)) for name in ("views-01.kd", "views.kd")]
+    assert [one.num_views for one in views] == [2, 4]
+    assert views[0].store_id == views[1].store_id
     finished = cli("store", "subset", "both.kd", "--rows", "0-99,500-899", "--out", "some.kd", "--json")
     assert finished.code == 0
     (parent,) = json.loads(finished.out)["parents"]
@@ -55,7 +61,7 @@ def test_the_commands_of_the_guide_run(cli: Cli, workplace: Path) -> None:
         (["merge", "a.kd", "nothing.kd", "--out", "b.kd"], 3, "Is this a kdpipe store"),
         (["subset", "a.kd", "--out", "b.kd"], 2, "Nothing is left out"),
         (["subset", "a.kd", "--rows", "5-2", "--out", "b.kd"], 2, "no span"),
-        (["subset", "a.kd", "--rows", "5", "--out", "s3://bucket/b.kd"], 2, "this takes a folder"),
+        (["subset", "a.kd", "--rows", "5", "--out", "s3://bucket/b.kd"], 2, "then push it"),
         (["subset", "a.kd", "--classes", "1,2", "--out", "b.kd"], 3, "--drop-others"),
         (["regroup", "a.kd", "--groups", "thirds", "--out", "b.kd"], 2, "already"),
         (["regroup", "a.kd", "--groups", "thirdz", "--out", "b.kd"], 2, "Did you mean 'thirds'"),

@@ -33,3 +33,6 @@ def test_the_commands_of_the_guide_run(
     exec(compile(block, str(PAGE), "exec"), {})
     assert "(256, 10)" in capsys.readouterr().out
     assert {path.name for path in Path("runs").iterdir()} == {"kd", "grkd"}
+    for name in ("README.md", "croissant.json"):
+        assert Path("digits-copy.kd", name).read_bytes() == Path("digits.kd", name).read_bytes(), "the card came along"
+        assert not Path("ranks.kd", name).exists(), "it is of the whole store"

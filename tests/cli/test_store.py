@@ -17,7 +17,7 @@ def store(cli: Cli) -> str:
 def test_inspect_as_table_and_json(cli: Cli, store: str) -> None:
     table = cli("store", "inspect", store)
     assert table.code == 0
-    for text in ("1,797 x 10", "logits float16", "ranks uint8", "my_teachers", "complete"):
+    for text in ("1,797 x 10", "logits float16", "ranks uint8", "my_teachers", "complete", "53.9 kB"):
         assert text in table.out
     document = json.loads(cli("store", "inspect", store, "--json").out)
     assert document == json.loads(Path(store, "manifest.json").read_text())

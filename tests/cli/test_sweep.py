@@ -74,12 +74,16 @@ def test_a_trial_that_diverges_is_marked_and_the_sweep_is_done(cli: Cli, store: 
         ({"--set": "epoch=1"}, 2, "Did you mean 'epochs'?"),
         ({"--set": "loss.temprature=1"}, 2, "Did you mean 'loss.temperature'?"),
         ({"--set": "lr="}, 2, "the grid is empty"),
+        ({"--seeds": ","}, 2, "the grid is empty"),
         ({"--set": "lr=fast"}, 2, "--set lr=fast cannot be read"),
         ({"--set": "epochs=1,2", "--prune": "halving"}, 2, "Leave out --set epochs"),
         ({"--set": "store=gone.kd"}, 3, "Is this a kdpipe store?"),
         ({"--store": "gone.kd"}, 3, "Is this a kdpipe store?"),
+        ({"--set": "groups=thirds,single"}, 2, "The store has the class groups"),
         ({"--search": "tpe"}, 2, "--trials N goes with --search tpe"),
         ({"--cohort": "some"}, 2, "neither auto nor a whole number"),
+        ({"--cpus": "2"}, 2, "Give --engine ray, too"),
+        ({"--engine": "rays"}, 2, "'rays' is not one of 'local', 'ray'"),
         ({"--val": ""}, 2, "names nothing"),
     ],
 )
@@ -108,6 +112,7 @@ def test_under_torchrun_a_sweep_is_refused(cli: Cli, store: str, monkeypatch: py
 
 def test_the_commands_of_the_page_run_in_its_order(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
+    pytest.importorskip("ray")
     text = PAGE.read_text()
     lines = re.sub(r"\\\n", "", "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)))
     lines = lines.replace("--epochs 10", "--epochs 2")  # 10 say no more than 2
@@ -122,9 +127,11 @@ def test_the_commands_of_the_page_run_in_its_order(cli: Cli, capsys: pytest.Capt
         else:
             exec(arguments[1], {})
             assert "kd + grkd,weight=0.1 0.1 2 0 done" in capsys.readouterr().out
-    assert shown == 3
-    found = {name: pq.read_table(f"sweeps/{name}/trials.parquet") for name in ("first", "tpe", "halving")}
-    assert {name: table.num_rows for name, table in found.items()} == {"first": 30, "tpe": 8, "halving": 8}
+    assert shown == 4
+    found = {name: pq.read_table(f"sweeps/{name}/trials.parquet") for name in ("first", "tpe", "halving", "cluster")}
+    assert {name: table.num_rows for name, table in found.items()} == {
+        "first": 30, "tpe": 8, "halving": 8, "cluster": 4,
+    }  # fmt: skip
     assert found["halving"]["state"].to_pylist().count("pruned") == 4
     columns = re.findall(r"`(\w+)`", text.partition("| column | |")[2].partition("Apart from")[0])
     assert set(found["first"].column_names) <= {*columns, "lr", "loss.temperature"}

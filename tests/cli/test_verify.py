@@ -41,6 +41,14 @@ def test_a_whole_store(cli: Cli, extract: tuple[str, ...]) -> None:
     assert (outcome.code, outcome.out) == (0, "d.kd is whole; nothing was changed.\n")
 
 
+@pytest.mark.parametrize("form", ["zarr", "parquet"])
+def test_a_colon_in_a_relative_path_makes_no_address(cli: Cli, extract: tuple[str, ...], form: str) -> None:
+    for out in ("run:1/a.kd", "topk-3:b.kd"):
+        assert cli(*extract, "--out", out, "--format", form).code == 0
+        assert cli("store", "verify", "--deep", out).code == 0
+        assert cli("store", "subset", out, "--rows", "0-99", "--out", f"part:{out}").code == 0
+
+
 def test_damage_is_found_repaired_and_computed_again(cli: Cli, extract: tuple[str, ...]) -> None:
     shutil.copytree("d.kd", "before.kd")
     flip("d.kd" / LOGITS)
@@ -98,7 +106,8 @@ def test_what_cannot_be_repaired_is_said(cli: Cli, extract: tuple[str, ...]) -> 
 def test_json_of_verify(cli: Cli, extract: tuple[str, ...]) -> None:
     """Programs read this: fields may be added, none may go or change its meaning."""
     flip("d.kd" / LOGITS)
-    Path("d.kd/README.md").write_text("hello")
+    Path("d.kd/notes.txt").write_text("hello")
+    Path("d.kd/README.md").write_text("a card may lie there")
     outcome = cli("store", "verify", "d.kd", "--deep", "--json")
     assert outcome.code == 3
     document = json.loads(outcome.out)
@@ -119,7 +128,7 @@ def test_json_of_verify(cli: Cli, extract: tuple[str, ...]) -> None:
             }
         ],
         "stopped": False,
-        "notes": ["README.md does not belong to the store"],
+        "notes": ["notes.txt does not belong to the store"],
         "chunks": 4,
         "chunks_checked": 4,
         "chunks_missing": 0,

@@ -14,6 +14,7 @@ from kdpipe.pipeline.losses import LOSSES, LossInputs, Objective
 from kdpipe.pipeline.training.store_statistics import teacher_masses
 from kdpipe.pipeline.training.targets import arrays_for, pick_placement
 from kdpipe.stores import MissingArrayError, Store, UsageError, open_store
+from kdpipe.stores.codecs import CODECS as KNOWN
 from kdpipe.stores.codecs import TopK
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ def test_a_loss_does_with_a_codec_what_the_table_says(stores: dict[str, Store], 
 
 
 def test_the_table_has_every_loss_and_codec() -> None:
+    assert {codec.partition(":")[0] for codec in CODECS} == set(KNOWN)
     assert set(kinds(DOCS.read_text())) == {(loss, codec.partition(":")[0]) for loss in LOSSES for codec in CODECS}
 
 
@@ -102,6 +104,7 @@ def test_the_table_has_every_loss_and_codec() -> None:
 def test_the_script_prints_such_a_table(
     stores: dict[str, Store], of_a_store: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("codec_fidelity", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

@@ -50,11 +50,12 @@ def test_replay_depends_on_nothing_but_sample_and_view(view_stores: dict[str, Pa
         assert len(found) >= 120 - 31  # the last batch is left out
 
 
-def test_two_processes_are_given_the_same_as_one(view_stores: dict[str, Path], tmp_path: Path) -> None:
-    assert run_ranks(2, write_digests, view_stores["mixed"], tmp_path) == [0, 0]
+@pytest.mark.parametrize("name", SPECS)
+def test_two_processes_are_given_the_same_as_one(view_stores: dict[str, Path], tmp_path: Path, name: str) -> None:
+    assert run_ranks(2, write_digests, view_stores[name], tmp_path) == [0, 0]
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (len(one), len(other)) == (60, 60)
-    assert {**one, **other} == digests(data_of(view_stores["mixed"], batch_size=40), epoch=2)
+    assert {**one, **other} == digests(data_of(view_stores[name], batch_size=40), epoch=2)
 
 
 @pytest.mark.parametrize("placement", ["mmap", "ram"])

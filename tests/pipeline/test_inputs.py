@@ -93,7 +93,7 @@ def test_a_users_tensors_of_any_shape_are_stacked(module: Callable[[str, str], N
         "class D:\n"
         "    targets = [0, 1, 0]\n"
         "    def __len__(self): return 3\n"
-        "    def __getitem__(self, i): return np.full(5, i, np.float32), 0\n"
+        "    def __getitem__(self, i): return np.full(5, i, np.float32), self.targets[i]\n"
         "def data(): return D()\n",
     )
     dataset = InputDataset(load_data("python:vectors:data"), Preprocessing())

@@ -60,7 +60,23 @@ def test_is_described(name):
 def test_extends_keeps_what_it_does_not_name():
     base, other = load_recipe("ltkd-cifar100-lt"), load_recipe("ltkd-cifar100-lt-wrn-shufflenet")
     assert other.parts["distill"] == {**base.parts["distill"], "student": "kdpipe:shufflenetv1", "lr": 0.01}
-    assert other.ours[: len(base.ours)] == base.ours
+
+
+def test_what_is_known_of_one_pair_is_not_said_of_another():
+    """LTKD's 51.08 is ResNet32x4 -> ResNet8x4 on CIFAR-100-LT, and nothing else's."""
+    named = [name for name in recipe_names() if "51.08" in " ".join(load_recipe(name).known)]
+    assert named == ["ltkd-cifar100-lt"]
+
+
+@EVERY_RECIPE
+def test_every_choice_of_a_loss_is_marked_as_ours(name):
+    recipe = load_recipe(name)
+    (loss,) = recipe.parts["distill"]["loss"]
+    options = Spec.parse(loss).options
+    assert options
+    for option, value in options.items():
+        symbol = "T" if option == "temperature" else option
+        assert re.search(rf"\b{symbol} = (\w+ = )?{value}\b", " ".join(recipe.ours)), f"{symbol} = {value}"
 
 
 def test_an_unknown_recipe_suggests_the_nearest():

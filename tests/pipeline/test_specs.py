@@ -79,11 +79,30 @@ def test_options_become_the_types_of_a_dataclass() -> None:
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("size=2.5", "int"), ("size=many", "int"), ("split=val", "val"), ("mean=1,x", "float"), ("ends=1.5", "int")],
+    [
+        ("size=2.5", "a whole number"),
+        ("limit=many", "a whole number"),
+        ("ratio=much", "a number"),
+        ("flag=perhaps", "true or false"),
+        ("split=tain", "one of train, test"),
+        ("mean=1,x", "a list between commas, each a number"),
+        ("ends=1.5", "a list between commas, each a whole number"),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_refused_and_the_spec_named(option: str, reason: str) -> None:
-    with pytest.raises(UsageError, match=rf"image,{option}.*cannot be read.*{reason}"):
+    with pytest.raises(UsageError, match=rf"image,{option}' cannot be read: {option} must be {reason}\.$"):
         Spec.parse(f"image,{option}").into(Options)
+
+
+def test_a_value_that_is_missing_is_named() -> None:
+    @dataclass(frozen=True)
+    class Needy:
+        size: int
+        ratio: float
+        seed: int = 0
+
+    with pytest.raises(UsageError, match=r"The spec 'crop,seed=1' needs size=\.\.\. and ratio=\.\.\.\.$"):
+        Spec.parse("crop,seed=1").into(Needy)
 
 
 def test_an_unknown_option_suggests_the_nearest() -> None:

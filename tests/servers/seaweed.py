@@ -151,9 +151,10 @@ def _free_ports(count: int) -> list[int]:
     """Ports that are free, and whose number plus 10,000 is free too: SeaweedFS puts a second service there.
 
     All lie below those that the system gives to clients: one of these could take a port while the server is down.
+    Processes that begin at once have ids side by side, and look far from each other.
     """
     found: list[int] = []
-    for port in range(11_000 + os.getpid() % 10_000, 22_000):
+    for port in range(11_000 + os.getpid() * 97 % 10_000, 22_000):
         if len(found) < count and all(map(_is_free, (port, port + 10_000))):
             found.append(port)
     return found

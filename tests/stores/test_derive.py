@@ -186,7 +186,7 @@ def test_a_chunk_that_is_never_whole_ends_it(source: Path, tmp_path: Path) -> No
 def test_another_derivation_is_not_mixed_in(source: Path, tmp_path: Path) -> None:
     store = open_source(source)
     copy(source, tmp_path / "b.kd")
-    with pytest.raises(MismatchError, match="parents differ"):
+    with pytest.raises(MismatchError, match="parents"):
         derive(tmp_path / "b.kd", manifest_of(source, "turned round"), store.classes, copying(store))
     with pytest.raises(UsageError, match="the store itself"):
         check_apart(source.parent / "." / source.name, [store])

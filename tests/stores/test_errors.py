@@ -11,6 +11,12 @@ def test_an_unknown_name_suggests_the_nearest_and_lists_all():
     assert str(error) == "Unknown loss 'lktd'. Did you mean 'ltkd'? Known: grkd, kd, ltkd."
 
 
+@pytest.mark.parametrize(("name", "near"), [("KD", "kd"), ("GRKD", "grkd"), ("T", "temperature"), ("w", None)])
+def test_case_does_not_matter_and_a_beginning_is_enough_where_one_name_has_it(name, near):
+    known = ["kd", "grkd", "temperature", "weight", "warmup"]
+    assert (f"Did you mean '{near}'?" in str(unknown("loss", name, known))) == (near is not None)
+
+
 @pytest.mark.parametrize(
     ("known", "message"),
     [(["kd"], "Unknown loss 'something'. Known: kd."), ([], "Unknown loss 'something'. Known: none.")],

@@ -131,7 +131,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: str, reaso
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere\.parquet cannot be read"):
+    with pytest.raises(UsageError, match=r"nowhere\.parquet cannot be read: there is no such file\.$"):
         groups_of(str(tmp_path / "nowhere.parquet"))
     (tmp_path / "g.parquet").write_bytes(b"not parquet")
     with pytest.raises(UsageError, match=r"g\.parquet cannot be read"):

@@ -66,9 +66,11 @@ def test_arrays_are_read(library: str, shelf: Path, pushed: str, tmp_path: Path)
 
 def test_pyarrow_and_polars_read_the_tables(shelf: Path, pushed: str, tmp_path: Path) -> None:
     store = open_store(shelf / "digits.kd")
-    for read in read_as_shown("pyarrow", shelf, tmp_path, ["samples", "classes"], pushed):
+    here, there = read_as_shown("pyarrow", shelf, tmp_path, ["samples", "classes", "logits", "ranks"], pushed)
+    for read in (here, there):
         assert read["samples"].equals(store.samples())
         assert read["classes"].equals(store.classes)
+    _same(there, store)
     here, there = read_as_shown("polars", shelf, tmp_path, ["samples", "classes", "logits", "ranks"], pushed)
     for read in (here, there):
         assert read["samples"].to_dicts() == store.samples().to_pylist()
@@ -80,8 +82,9 @@ def test_duckdb_reads_the_tables(shelf: Path, pushed: str, tmp_path: Path) -> No
     samples = open_store(shelf / "digits.kd").samples()
     labels, correct = samples["label"].to_numpy(), samples["teacher_correct"].to_numpy()
     expected = {label: correct[labels == label].mean() for label in range(SHAPE[1])}
-    for read in read_as_shown("DuckDB", shelf, tmp_path, ["accuracy"], pushed):
-        assert read["accuracy"] == pytest.approx(expected)
+    here, there = read_as_shown("DuckDB", shelf, tmp_path, ["accuracy", "from_ranks"], pushed)
+    for accuracy in (here["accuracy"], there["accuracy"], there["from_ranks"]):
+        assert accuracy == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("suffix", ["", "+zstd"])

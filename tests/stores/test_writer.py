@@ -1,6 +1,7 @@
 """Writing: any interruption and any order give the same store; nothing that is not a store is touched."""
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import pickle
@@ -31,7 +32,7 @@ from kdpipe.stores import (
 )
 from kdpipe.stores.files import file_checksum
 from kdpipe.stores.layout import MANIFEST, array_file, receipt_file, samples_file
-from kdpipe.stores.manifest import InputDigest
+from kdpipe.stores.manifest import InputDigest, replace
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -174,9 +175,18 @@ def test_other_settings_are_refused_by_name_and_change_nothing(tmp_path, content
         begun.finish()
     before = snapshot(root)
     other = content(**({"num_samples": 10, "num_classes": 5, "chunk_rows": 4} | changed))
-    with pytest.raises(MismatchError, match=rf"\(.*{name}.* differ\).*Choose another --out"):
+    with pytest.raises(MismatchError, match=rf"other settings: .*{name.replace('_', '-')}.*Choose another --out"):
         StoreWriter.open(root, other.manifest, other.classes)
     assert snapshot(root) == before
+
+
+def test_other_weights_of_the_same_teacher_are_named(tmp_path, content):
+    made = content(10, 5, 4)
+    made.write(tmp_path / "a.kd")
+    there = made.manifest.teacher.checksum
+    retrained = replace(made.manifest, teacher=dataclasses.replace(made.manifest.teacher, checksum=there[:-4] + "beef"))
+    with pytest.raises(MismatchError, match=rf"checksum of the teacher's weights is {there} there, \S*beef here\. Ch"):
+        StoreWriter.open(tmp_path / "a.kd", retrained, made.classes)
 
 
 def test_what_decides_no_number_may_differ(tmp_path, content):

@@ -57,7 +57,7 @@ def test_an_image_has_one_id_in_every_split() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("digits,split=val", "'val'"),
+        ("digits,split=val", "must be one of train, test, all"),
         ("digits,spilt=train", "Did you mean 'split'"),
         ("digit", "Did you mean 'digits'"),
     ],

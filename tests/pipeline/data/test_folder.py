@@ -60,6 +60,15 @@ def test_a_folder_that_gives_nothing_is_refused(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path}")
 
 
+def test_a_class_without_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path / "ant" / "0.png")
+    assert load_data(f"folder:{tmp_path}").class_names == ("ant",)
+    assert not caplog.text
+    (tmp_path / "cache").mkdir()
+    assert load_data(f"folder:{tmp_path}").class_names == ("ant", "cache")
+    assert "no images in cache, which are classes all the same" in caplog.text
+
+
 def test_a_class_list_sets_numbers_and_may_name_more(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name in ("ant/0.png", "dog/0.png"):
@@ -72,6 +81,8 @@ def test_a_class_list_sets_numbers_and_may_name_more(tmp_path: Path) -> None:
         "ant/0.png": 2,
         "dog/0.png": 0,
     }
+    classes.write_text("dog\r\nemu\r\nant\r\n", encoding="utf-8-sig")  # as Windows writes it
+    assert load_data(f"folder:{data},classes={classes}").class_names == ("dog", "emu", "ant")
     classes.write_text("dog\naunt\n")
     with pytest.raises(UsageError, match=r"'ant'. Did you mean 'aunt'"):
         load_data(f"folder:{data},classes={classes}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from kdpipe.pipeline.data import load_data
-from kdpipe.stores.errors import BadSampleError, KdpipeError, UsageError
+from kdpipe.stores.errors import BadSampleError, KdpipeError, MismatchError, UsageError
 from PIL import Image
 
 Module = Callable[[str, str], None]
@@ -84,6 +84,13 @@ def test_an_item_that_raises_is_named() -> None:
         load_data("python:own_data:raising,targets=false")
 
 
+def test_an_item_whose_label_is_another_than_its_target_is_refused() -> None:
+    samples = load_data("python:own_data:rich")  # targets 0, 1, 0, ...; items 0, 1, 2, ...
+    assert samples.raw(1) is not None
+    with pytest.raises(MismatchError, match=r"Item 2 of .* has the label 2, .* labels says 0\. Make the two agree"):
+        samples.raw(2)
+
+
 @pytest.mark.parametrize(
     ("factory", "reason"),
     [
@@ -157,6 +164,6 @@ def test_torchvision_mistakes_are_clear(tmp_path: Path) -> None:
         load_data(f"torchvision:CIFAR1000,root={tmp_path}")
     with pytest.raises(UsageError, match="root"):
         load_data("torchvision:CIFAR100,split=train")
-    with pytest.raises(KdpipeError, match="not found"):
+    with pytest.raises(KdpipeError, match=r"not found.*Give root=DIR .*download=true in the spec"):
         load_data(f"torchvision:CIFAR100,root={tmp_path / 'nowhere'},split=train")
     assert not (tmp_path / "nowhere").exists(), "nothing is downloaded unless asked for"

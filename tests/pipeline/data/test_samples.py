@@ -90,7 +90,7 @@ def test_another_seed_keeps_others_and_the_ids_stay() -> None:
         ("imbalance=0.5", "at least 1"),
         ("imbalance=nan", "at least 1"),
         ("imbalance=inf", "at least 1"),
-        ("imbalance=many", "float"),
+        ("imbalance=many", "a number"),
         ("max_per_class=0", "at least 1"),
         ("seed=-1", "0 or above"),
     ],

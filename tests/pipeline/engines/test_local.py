@@ -1,5 +1,6 @@
 """Ranges and ranks: the same store whoever makes which chunk, and a clear end for each of them."""
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -59,6 +60,20 @@ def test_a_range_makes_its_chunks_alone_and_again_nothing(config: Make, written:
     assert seen[-1] == Progress(found=0, computed=300, total=300)
     again = extract(config("d.kd", chunks="2/3"))
     assert (again.computed, again.manifest.state, again.was_complete) == (0, "writing", False)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_last_range(
+    config: Make, content: Read, whole: dict[str, str]
+) -> None:
+    """To look for it, every folder of the store is listed: once, not by each of a thousand tasks."""
+    extract(config("d.kd", chunks="1/3"))
+    left = Path("d.kd/samples/.00004.parquet~elsewhere@1-00000000.tmp")
+    left.touch()
+    os.utime(left, (0, 0))
+    extract(config("d.kd", chunks="2/3"))
+    assert left.exists()
+    extract(config("d.kd", chunks="3/3"))
+    assert content("d.kd") == whole
 
 
 def test_a_range_does_not_wait_for_others(config: Make) -> None:

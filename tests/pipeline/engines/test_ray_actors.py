@@ -1,6 +1,5 @@
 """Ray: the store of the local engine, although actors die; and bad input ends before a cluster is asked."""
 
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from kdpipe.pipeline.engines import ray_actors
 from kdpipe.pipeline.engines.actor_bounds import parse_actors
 from kdpipe.stores import KdpipeError, UsageError
 from kdpipe.stores.errors import MissingExtraError
+from ray_here import ray_here
 
 Make = Callable[..., ExtractConfig]
 Read = Callable[[str], dict[str, str]]
@@ -22,13 +22,8 @@ Read = Callable[[str], dict[str, str]]
 @pytest.fixture
 def cluster(workplace: Path) -> Iterator[None]:
     """A Ray of this machine's own with two cores."""
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    with ray_here(workplace):
         yield
-        ray.shutdown()
 
 
 def test_an_actor_killed_in_the_middle_of_a_chunk(

@@ -133,6 +133,18 @@ def test_ids_labels_and_classes_may_lie_beside_the_logits(folder: Path) -> None:
     assert store.samples()["label"].to_pylist() == labels().tolist()
 
 
+def test_texts_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    np.save("logits.npy", logits())
+    texts = {"ids": [f"{number:03}" for number in range(N)], "labels": labels().tolist(), "classes": CLASSES}
+    for name, values in texts.items():
+        Path(f"{name}.txt").write_text("\n".join(map(str, values)), encoding="utf-8-sig")
+    import_store(config("logits.npy", ids="ids.txt", labels="labels.txt", classes="classes.txt"))
+    store = open_store("out.kd")
+    assert store.samples()["sample_id"][0].as_py() == "000"
+    assert store.samples()["label"].to_pylist() == labels().tolist()
+    assert list(store.class_names) == list(CLASSES)
+
+
 def test_the_same_import_changes_nothing_and_another_is_refused(folder: Path) -> None:
     import_store(config(write_npy()))
     times = {path: path.stat().st_mtime_ns for path in (folder / "out.kd").rglob("*")}

@@ -21,6 +21,14 @@ NAMES = {
     "class_groups": "groups",
     "teacher_mass": "masses",
 }
+WHERE = {
+    "labels": "data",
+    "logits": "payload",
+    "ranks": "payload",
+    "counts": "data",
+    "groups": "class table",
+    "masses": "cache",
+}
 
 
 def table(title: str) -> list[list[str]]:
@@ -61,11 +69,19 @@ def test_what_a_loss_needs(name: str) -> None:
             needed.add(word)
     assert needed == set(ROWS[name][2].split(", "))
     assert LOSSES[name].needs == needed & {"logits", "ranks"}
+    assert {WHERE[word] for word in needed} == set(ROWS[name][3].split(", "))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_under_which_codec_a_loss_is_exact(name: str) -> None:
+    bounded = LOSSES[name].top_temperature is not Loss.top_temperature
+    of_logits = f"`float32`; `topk`: {'bound' if bounded else 'refused'}"
+    assert ROWS[name][4] == (of_logits if "logits" in LOSSES[name].needs else "every codec")
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_options_and_their_defaults(name: str) -> None:
-    stated = dict(cell.partition("=")[::2] for cell in re.findall(r"`([^`]+)`", ROWS[name][3]))
+    stated = dict(cell.partition("=")[::2] for cell in re.findall(r"`([^`]+)`", ROWS[name][5]))
     defaults = {field.name: field.default for field in dataclasses.fields(LOSSES[name])}
     assert defaults.pop("weight") == 1
     if "warmup_epochs" not in stated:
@@ -83,7 +99,7 @@ def test_the_options_and_their_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_becomes_of_cross_entropy(name: str) -> None:
-    assert ROWS[name][4] == ("is it" if name == "ce" else "replaced" if LOSSES[name].replaces_ce else "added")
+    assert ROWS[name][6] == ("is it" if name == "ce" else "replaced" if LOSSES[name].replaces_ce else "added")
 
 
 def test_a_paper_is_the_one_its_function_cites() -> None:

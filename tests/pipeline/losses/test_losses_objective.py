@@ -217,6 +217,14 @@ class focal(Loss):
         return ((1 - (-loss).exp()) ** self.gamma * loss).mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class unreduced(Loss):
+    name: ClassVar[str] = "unreduced"
+
+    def __call__(self, batch: LossInputs):
+        return batch.student_logits.square()
+
+
 class nameless(Loss):
     pass
 
@@ -232,6 +240,13 @@ def test_a_loss_of_ones_own_is_named_by_its_module(module):
     result = objective(BATCH)
     assert list(result) == ["loss", "focal", "kd"]
     torch.testing.assert_close(result["focal"], 2 * CE)
+
+
+def test_a_loss_of_ones_own_must_be_one_number(module):
+    module("mylosses", OWN_LOSS)
+    objective = Objective.parse(["python:mylosses:unreduced", "kd"])
+    with pytest.raises(UsageError, match=r"'unreduced' gives \(\d+, \d+\) for a batch. It must give one number"):
+        objective(BATCH)
 
 
 @pytest.mark.parametrize(

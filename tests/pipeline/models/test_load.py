@@ -56,7 +56,12 @@ def torch_home(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("text", ["kdpip:resnet8x4", "hub:resnet50", "resnet8x4"])
+def test_a_name_without_a_scheme_is_told_how_to_write_it():
+    with pytest.raises(UsageError, match=r"'resnet8x4' has no scheme. Write SCHEME:resnet8x4, with one of kdpipe, "):
+        load("resnet8x4")
+
+
+@pytest.mark.parametrize("text", ["kdpip:resnet8x4", "hub:resnet50"])
 def test_an_unknown_scheme_lists_the_others(text):
     with pytest.raises(
         UsageError, match=r"Unknown model scheme.*Known: export, kdpipe, onnx, python, timm, torchvision\."

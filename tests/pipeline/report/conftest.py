@@ -98,7 +98,8 @@ def write_store(
         rows = manifest.grid.rows(chunk)
         values = {array.name: stored[array.name][rows.start : rows.stop] for array in manifest.arrays}
         digest = [InputDigest(row=rows.start, digest="blake2b:00")]
-        writer.write_chunk(chunk, values, samples.slice(rows.start, len(rows)), digest)
+        table = samples.slice(rows.start, len(rows)) if manifest.grid.view(chunk) == 0 else None
+        writer.write_chunk(chunk, values, table, digest)
     if chunks is None:
         writer.finish()
     return open_store(path, allow_unfinished=True)

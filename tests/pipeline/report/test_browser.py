@@ -18,6 +18,19 @@ DRAWN = """() => [...document.querySelectorAll('figure svg[role]')].map(svg => {
     const box = svg.getBoundingClientRect();
     return {name: svg.getAttribute('aria-label'), width: box.width, height: box.height, marks: marks.length};
 })"""
+# text of a plot that lies outside of it or over other text
+CROWDED = """() => [...document.querySelectorAll('figure svg[role]')].flatMap(svg => {
+    const frame = svg.getBoundingClientRect();
+    const texts = [...svg.querySelectorAll('text')].map(node => [node.textContent, node.getBoundingClientRect()]);
+    const meet = (one, two) => one.left < two.right - 1 && two.left < one.right - 1
+        && one.top < two.bottom - 1 && two.top < one.bottom - 1;
+    const outside = ([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1
+        || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+    return texts.flatMap((text, place) => [
+        ...outside(text) ? [`${text[0]} is outside`] : [],
+        ...texts.slice(place + 1).filter(other => meet(text[1], other[1])).map(other => `${text[0]} meets ${other[0]}`),
+    ]);
+})"""
 # text that is less than 4.5 times as light or dark as what is behind it (WCAG 2, contrast ratio)
 FAINT = """() => {
     const parse = text => (text.match(/[\\d.]+/g) || [0, 0, 0]).map(Number);
@@ -103,6 +116,11 @@ def test_every_plot_is_drawn(look: Callable[..., Any], viewport: dict[str, int])
         assert plot["width"] > 250, plot
         assert plot["height"] > 120, plot
         assert plot["marks"] > 2, plot
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_no_text_of_a_plot_is_cut_off_or_covers_another(look: Callable[..., Any], viewport: dict[str, int]) -> None:
+    assert look(viewport).evaluate(CROWDED) == []
 
 
 def test_a_phone_has_nothing_to_scroll_sideways(look: Callable[..., Any]) -> None:

@@ -162,7 +162,7 @@ def test_other_samples_are_refused(
 ) -> None:
     plain = make_store(tmp_path / "a.kd", *one)
     other = make_store(tmp_path / "b.kd", *one, ids=[f"z{number}" for number in range(50)])
-    with pytest.raises(MismatchError, match="No sample"):
+    with pytest.raises(MismatchError, match="have no sample in common: ids such as '00000' and 'z0'"):
         compare(plain, other, (1.0,))
 
 

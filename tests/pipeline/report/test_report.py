@@ -64,6 +64,20 @@ def test_a_store_s_page_says_what_it_is(store: Path) -> None:
     assert "not finished" not in page.text
 
 
+def test_a_bias_that_long_tailed_samples_hide_is_said_first(tmp_path: Path, make_store: Callable[..., Any]) -> None:
+    """Of 98 samples 2 are of the tail, which gets more than 2 % of the mass, and much less than a third of it."""
+    logits = np.tile(np.array([[2.0, 1, 0]], np.float32), (100, 1))
+    labels = np.array([0] * 90 + [1] * 8 + [2] * 2)
+    make_store(tmp_path / "long.kd", logits, labels, groups=[0, 1, 2], names=["a", "b", "c"], chunk_rows=50)
+    first, second, *_ = report(ReportConfig(path=tmp_path / "long.kd", temperatures=(1.0,))).conclusions
+    mass = 1 / (1 + np.exp(1) + np.exp(2))
+    told = f"the tail gets {100 * mass:.1f} % of the mass,"
+    assert first.startswith(f"At T = 1 {told} {mass / 0.02:.2g} times its share of the samples")
+    assert second.startswith(
+        f"If every class were as frequent: at T = 1 {told} {3 * mass:.2g} times its share of the classes"
+    )
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"codec": "topk:3"}, {"codec": "int8"}, {"arrays": ("ranks",)}, {"arrays": ("logits",)}, {"codec": "float16"}],
@@ -77,6 +91,30 @@ def test_every_codec_has_a_page(
     page = page_of(tmp_path / "b.kd", against=store)
     assert "Accuracy by class group" in page.text
     assert "Against a.kd" in page.text
+
+
+@pytest.mark.parametrize(
+    ("codec", "words"),
+    [
+        ("float32", "Nothing: the codec float32 stores every logit as it came."),
+        ("float16", "With float16 the best stored class is the teacher's for 100.00 %"),
+        ("topk:3", "At T = 4 the kept classes have"),
+    ],
+)
+def test_a_store_says_what_storing_changed(
+    codec: str, words: str, tmp_path: Path, teacher_says: Callable[..., Any], make_store: Callable[..., Any]
+) -> None:
+    make_store(tmp_path / "b.kd", *teacher_says(60, 9), codec=codec)
+    page = page_of(tmp_path / "b.kd")
+    assert "What did storing change?" in page.text
+    assert words in page.text
+
+
+def test_a_store_of_several_views_says_which_it_tells_of(
+    tmp_path: Path, teacher_says: Callable[..., Any], make_store: Callable[..., Any]
+) -> None:
+    make_store(tmp_path / "v.kd", *teacher_says(60, 9), num_views=3)
+    assert "The page tells of view 0, the first of 3 views of every sample." in page_of(tmp_path / "v.kd").text
 
 
 def test_an_unfinished_store_is_told_as_far_as_it_goes(
@@ -93,6 +131,25 @@ def test_an_unfinished_store_is_told_as_far_as_it_goes(
     assert msgspec.json.encode(half.payload) == msgspec.json.encode(part.payload)
     page = page_of(tmp_path / "half.kd", against=store)
     assert "first 32 of 60 samples" in page.text
+
+
+@pytest.mark.parametrize(("rule", "noted"), [("thirds", True), ("counts:100,20", True), ("file:g.csv#0", False)])
+def test_groups_by_frequency_say_little_where_classes_are_equally_frequent(
+    rule: str, noted: bool, tmp_path: Path, make_store: Callable[..., Any]
+) -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(90, 9)).astype(np.float32), np.arange(90) % 9
+    make_store(tmp_path / "even.kd", logits, labels, group_rule=rule)
+    page = page_of(tmp_path / "even.kd")
+    assert ("about equally frequent" in page.text) is noted
+    # a dot for each class beside the last, not all in one place; and means of groups for a correlation with nothing
+    assert "classes, group by group" in page.text
+    assert "rank correlation" not in page.text
+    right = logits.argmax(1) == labels
+    means = [
+        100 * np.mean([right[labels == c].mean() for c in group]) for group in (range(3), range(3, 6), range(6, 9))
+    ]
+    head, medium, tail = (f"{mean:.1f} %" for mean in means)
+    assert f"Accuracy is {head} in the head, {medium} in the medium and {tail} in the tail" in page.text
 
 
 def test_a_store_of_which_nothing_is_written_is_refused(
@@ -145,10 +202,12 @@ def test_a_run_beside_a_baseline_and_a_teacher(
     base = make_run(tmp_path / "base", names=names, loss=["kd"])
     make_store(tmp_path / "val.kd", *teacher_says(60, 9))
     found = report(ReportConfig(path=run, baseline=base, store=tmp_path / "val.kd"))
-    assert "Against base: +10.0 points overall" in found.conclusions[0]
+    head, medium, tail = (f"{name} +10.0" for name in ("head", "medium", "tail"))
+    assert found.conclusions[1].startswith(f"Against base: +10.0 points overall ({head}, {medium}, {tail}).")
     assert isinstance(found.numbers, RunReport)
     assert found.numbers.teacher is not None
     assert found.numbers.teacher.same_data
+    assert found.conclusions[2].startswith("Against the teacher: ")
     page = page_of(run, baseline=base, store=tmp_path / "val.kd")
     assert "Change against base, class by class" in page.text
     assert "Change against the teacher, class by class" in page.text
@@ -185,6 +244,13 @@ def test_a_run_without_an_epoch_is_refused(tmp_path: Path, make_run: Callable[..
         report(ReportConfig(path=run))
 
 
+def test_a_baseline_that_is_no_run_is_refused(tmp_path: Path, make_run: Callable[..., Path], store: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for other in (store, tmp_path / "nowhere"):
+        with pytest.raises(RefusedError, match="is no run: it has no metrics"):
+            report(ReportConfig(path=run, baseline=other))
+
+
 def test_a_baseline_of_other_classes_is_refused(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other", names=tuple("uvwxyz"))
     with pytest.raises(MismatchError, match="classes"):
@@ -211,6 +277,7 @@ def test_a_sweep_names_its_best(tmp_path: Path, make_sweep: Callable[..., Path])
     best = found.numbers.finished[0]
     assert best.loss == "ltkd,alpha=2"
     assert best.overall == max(row.overall or 0 for row in found.numbers.trials)
+    assert found.numbers.store_ids == ("0" * 16,)
     first = found.numbers.standings[0]
     same = [row.overall for row in found.numbers.trials if row.point == best.point]
     assert first.mean["overall"] == pytest.approx(sum(value or 0 for value in same) / len(same))
@@ -219,6 +286,8 @@ def test_a_sweep_names_its_best(tmp_path: Path, make_sweep: Callable[..., Path])
     links = [each["href"] for each in page.all("a") if (each.get("href") or "").startswith("#trial-")]
     anchors = {each["id"] for each in page.all("tr") if "id" in each}
     assert len(links) == 24
+    assert "Store id" in page.text
+    assert "0" * 16 in page.text
     assert {str(link)[1:] for link in links} <= anchors
 
 

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdpipe.pipeline.report import payload, sample_tables
+from kdpipe.pipeline.report import codec_fidelity, payload, sample_tables
 from kdpipe.pipeline.report.payload import payload_statistics
 from kdpipe.pipeline.report.sample_tables import CONFIDENCE_BINS, Reliability, sample_statistics
 from kdpipe.stores import CorruptStoreError
 from kdpipe.stores.arrays import GROUP_NAMES
+from scipy.stats import rankdata
 
 GROUPS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
 
@@ -166,6 +167,81 @@ def test_a_store_of_the_best_classes_knows_its_groups(
         np.testing.assert_allclose(one.flow, other.flow, rtol=1e-5)
         assert one.classes is None
     assert "T = 8" in top.missing[1]
+
+
+@pytest.fixture(scope="module")
+def close_logits(teacher_says: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits so close to each other that float16 and int8 make many of them equal, and some rows' best another one."""
+    logits, labels = teacher_says(60, 9)
+    return logits / 100 + 20, labels
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8"])
+@pytest.mark.parametrize("most", [20_000, 20])
+def test_what_a_codec_changed(
+    codec: str, most: int, tmp_path: Path, close_logits: tuple[np.ndarray, np.ndarray], make_store: Callable[..., Any],
+    probabilities: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(codec_fidelity, "_MAX_ROWS", most)
+    store = make_store(tmp_path / "s.kd", *close_logits, codec=codec)
+    found = payload_statistics(store, (1.0,)).fidelity
+    assert found is not None
+    chosen = np.arange(0, 60, 1 if most > 60 else 3)
+    true, labels = (values[chosen] for values in close_logits)
+    stored = store.read(chosen)["logits"].astype(np.float64)
+    p, q = probabilities(true), probabilities(stored)
+    same = true.argmax(1) == stored.argmax(1)
+    entropies = [-(values * np.log(values)).sum(1) for values in (p, q)]
+    pairs = [(np.corrcoef(rankdata(a), rankdata(b))[0, 1]) for a, b in zip(true, stored, strict=True)]
+    equal = [np.mean(np.diff(np.sort(row)) == 0) for row in stored]
+    assert found.rows == len(chosen)
+    assert found.same_best["all"] == pytest.approx(same.mean())
+    for g, name in enumerate(GROUP_NAMES):
+        assert found.same_best[name] == pytest.approx(same[GROUPS[labels] == g].mean())
+    assert found.confidence_error == pytest.approx(np.abs(p.max(1) - q.max(1)).mean(), abs=1e-7)
+    assert found.entropy_error == pytest.approx(np.abs(entropies[0] - entropies[1]).mean(), abs=1e-6)
+    assert found.rank_correlation == pytest.approx(np.mean(pairs))
+    assert found.ties == pytest.approx(np.mean(equal))
+    assert found.kept_mass == {}
+    if codec == "float16":
+        assert 0 < found.same_best["all"] < 1
+        assert found.ties
+
+
+def test_what_the_best_classes_keep(
+    tmp_path: Path, said: tuple[np.ndarray, np.ndarray], make_store: Callable[..., Any],
+    probabilities: Callable[..., np.ndarray],
+) -> None:  # fmt: skip
+    logits, _ = said
+    store = make_store(tmp_path / "s.kd", *said, codec="topk:3,temperatures=1,4")
+    found = payload_statistics(store, (1.0, 2.0, 4.0)).fidelity
+    assert found is not None
+    kept = np.zeros(logits.shape, bool)
+    np.put_along_axis(kept, np.argsort(-logits, axis=1)[:, :3], True, axis=1)
+    assert found.kept_mass.keys() == {1.0, 4.0}  # it stores no sums at 2
+    for temperature, shares in found.kept_mass.items():
+        p = probabilities(logits, temperature)
+        assert shares["all"] == pytest.approx((p * kept).sum() / len(p), rel=1e-6)
+        for g, name in enumerate(GROUP_NAMES):
+            members = g == GROUPS
+            assert shares[name] == pytest.approx((p * kept)[:, members].sum() / p[:, members].sum(), rel=1e-6)
+    assert found.confidence_error == pytest.approx(0, abs=1e-6)
+    assert (found.same_best["all"], found.entropy_error, found.rank_correlation, found.ties) == (1, None, None, None)
+
+
+@pytest.mark.parametrize("settings", [{"codec": "float32"}, {"arrays": ("ranks",)}], ids=["float32", "ranks"])
+def test_what_changes_nothing_is_not_measured(
+    settings: dict[str, Any], tmp_path: Path, said: tuple[np.ndarray, np.ndarray], make_store: Callable[..., Any]
+) -> None:
+    assert payload_statistics(make_store(tmp_path / "s.kd", *said, **settings), (1.0,)).fidelity is None
+
+
+def test_few_ranks_give_no_correlation(
+    tmp_path: Path, said: tuple[np.ndarray, np.ndarray], make_store: Callable[..., Any]
+) -> None:
+    found = payload_statistics(make_store(tmp_path / "s.kd", *said, codec="int8", rank_depth=4), (1.0,)).fidelity
+    assert found is not None
+    assert found.rank_correlation is None
 
 
 @pytest.mark.parametrize(

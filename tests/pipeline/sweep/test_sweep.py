@@ -93,7 +93,7 @@ def test_a_finished_sweep_is_left_alone_and_another_one_refused(store: Path, tmp
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
     assert sweep(config).leaderboard[0].seeds == 1
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
-    with pytest.raises(MismatchError, match=r"another configuration \(loss differ\)"):
+    with pytest.raises(MismatchError, match=r"another configuration: loss is .* there, .*grkd.* here\. Choose"):
         sweep(SweepConfig(base=base(store, out), losses=("ce", "grkd")))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()

@@ -103,6 +103,20 @@ def test_several_processes_train_as_one(workplace: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in Path("several").rglob("*")}, "finished is finished"
 
 
+def test_one_of_two_killed_and_both_started_again(workplace: Path) -> None:
+    """As many processes as before end with the bits of a run that nobody killed."""
+    assert run_ranks(2, distill, config("whole", epochs=2)) == [0, 0]
+    Path("kill").touch()
+    assert -signal.SIGKILL in run_ranks(2, distill, config("killed", epochs=2))
+    assert run_ranks(2, distill, config("killed", epochs=2)) == [0, 0]
+    assert Path("killed/student.safetensors").read_bytes() == Path("whole/student.safetensors").read_bytes()
+    whole, killed = records("whole"), records("killed")
+    timed = {"seconds", "images_per_second"}
+    assert [{k: v for k, v in r.items() if k not in timed} for r in killed] == [
+        {k: v for k, v in r.items() if k not in timed} for r in whole
+    ]
+
+
 def test_a_student_with_batchnorm_trains_by_shares(workplace: Path) -> None:
     settings = {"student": "kdpipe:convnet_tiny", "epochs": 1, "ema": None}
     assert run_ranks(2, distill, config("two", **settings)) == [0, 0]

@@ -37,9 +37,11 @@ def test_another_configuration_is_refused_by_key_once_there_is_something_to_lose
     RunFolder.open(tmp_path / "run", {**CONFIG, "seed": 5})
     begun(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG, "nothing was begun with the first"
-    with pytest.raises(MismatchError, match=r"another configuration \(lr, seed differ\)"):
+    with pytest.raises(
+        MismatchError, match=r"another configuration: lr is 0.1 there, 0.2 here; seed is 0 there, 1 here\. Choose"
+    ):
         RunFolder.open(tmp_path / "run", {**CONFIG, "seed": 1, "lr": 0.2})
-    with pytest.raises(MismatchError, match=r"\(ema differ\)"):
+    with pytest.raises(MismatchError, match=r"ema is not set there, 0\.9 here"):
         RunFolder.open(tmp_path / "run", {**CONFIG, "ema": 0.9})
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
 
@@ -58,6 +60,20 @@ def test_a_tuple_is_the_list_it_is_written_as(tmp_path: Path) -> None:
 def test_a_run_killed_before_it_had_a_configuration_can_be_begun(tmp_path: Path) -> None:
     (tmp_path / ".config.json~elsewhere@1-00000000.tmp").write_text("half")
     assert json.loads((RunFolder.open(tmp_path, CONFIG).root / "config.json").read_text()) == CONFIG
+
+
+def test_a_run_whose_student_is_gone_is_gone_on_with_from_its_last_checkpoint(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    folder.student.write_bytes(b"weights")
+    folder.write_summary({"epochs": 1})
+    assert RunFolder.open(tmp_path, CONFIG).summary == {"epochs": 1}
+    folder.student.unlink()
+    with pytest.raises(RefusedError, match=r"student\.safetensors is gone"):
+        RunFolder.open(tmp_path, CONFIG)
+    folder.save_checkpoint(7, {"step": 7})
+    again = RunFolder.open(tmp_path, CONFIG)
+    assert again.summary is None
+    assert again.load_checkpoint() == {"step": 7}
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
@@ -146,6 +162,7 @@ def test_a_failed_checkpoint_leaves_the_last(tmp_path: Path, monkeypatch: pytest
 def test_a_finished_run_has_a_summary_and_no_checkpoints(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     folder.write_metrics([{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 1.0}])
+    folder.student.write_bytes(b"weights")
     folder.write_summary({"val": {"overall": 0.5}, "tail": None})
     again = RunFolder.open(tmp_path, CONFIG)
     assert again.summary == {"val": {"overall": 0.5}, "tail": None}

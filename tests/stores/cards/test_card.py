@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from kdpipe.stores import RefusedError, open_store
 from kdpipe.stores import manifest as manifests
-from kdpipe.stores import open_store
-from kdpipe.stores.cards.card import card
+from kdpipe.stores.cards.card import card, store_of_card
 from kdpipe.stores.cards.croissant import croissant
+from kdpipe.stores.cards.write import write_card
 
 HOSTILE = "a|b\n---\n# [x](http://x) <script>alert(1)</script> `y`"
 
@@ -69,3 +70,32 @@ def test_a_class_table_that_was_changed_is_refused_by_others(path):
     with pytest.raises(Exception, match=r"classes\.parquet") as caught:
         list(mlcroissant.Dataset(path / "croissant.json").records("classes"))
     assert "hash" in repr(caught.value.__cause__).lower()
+
+
+def test_a_card_is_known_again(path):
+    store = open_store(path)
+    text = card(store)
+    assert store_of_card(text) == store.manifest.store_id
+    assert store_of_card(text + "\nwhat people add\n") == store.manifest.store_id
+    for other in (
+        "",
+        "# A page",
+        text.removeprefix("---\n"),
+        f'# A\n---\nkdpipe_store: "{store.manifest.store_id}"\n---\n',
+    ):
+        assert store_of_card(other) is None
+
+
+def test_only_a_card_is_written_over(path, tmp_path):
+    store = open_store(path)
+    for _ in range(2):
+        write_card(store, path)
+    assert (path / "README.md").read_text() == card(store)
+    for name, text in (("README.md", "# My project"), ("croissant.json", "{}"), ("croissant.json", "[")):
+        folder = tmp_path / f"of {name} {text[:1]}"
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(RefusedError, match=name):
+            write_card(store, folder)
+        assert [file.name for file in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == text

@@ -264,16 +264,18 @@ def test_an_unfinished_store_is_said_and_its_missing_chunks_are_counted(tmp_path
 
 
 def test_strange_files_are_notes_and_what_kdpipe_leaves_is_not(store):
-    for name in ("README.md", "payload.zarr/logits/c/0/9/0", "receipts/00099.json", "samples/0.parquet"):
+    for name in ("notes.md", "payload.zarr/logits/c/0/9/0", "receipts/00099.json", "samples/0.parquet"):
         (store / name).parent.mkdir(exist_ok=True, parents=True)
         (store / name).write_text("x")
-    for name in ("locks/00000.json", "quarantine/x/y", "samples/.a~host@1-00000000.tmp"):
+    for name in (
+        "locks/00000.json", "quarantine/x/y", "samples/.a~host@1-00000000.tmp", "README.md", "croissant.json",
+    ):  # fmt: skip
         (store / name).parent.mkdir(exist_ok=True, parents=True)
         (store / name).write_text("x")
     report = verify(store, deep=True)
     assert report.whole
     named = {note.split()[0] for note in report.notes}
-    assert named == {"README.md", "payload.zarr/logits/c/0/9/0", "receipts/00099.json", "samples/0.parquet"}
+    assert named == {"notes.md", "payload.zarr/logits/c/0/9/0", "receipts/00099.json", "samples/0.parquet"}
     for number in range(2 * MAX_NOTES):
         (store / f"{number}.txt").write_text("")
     assert len(verify(store).notes) == MAX_NOTES + 1

@@ -270,7 +270,7 @@ def test_old_manifests_and_ids_do_not_change_and_a_format_is_a_setting(tmp_path)
     ids = {replace(content.manifest, payload_format=name).store_id for name in ("zarr", *SPELLINGS)}
     assert len(ids) == 3
     in_format(content, "parquet").write(tmp_path / "a.kd").finish()
-    with pytest.raises(MismatchError, match="payload_format differ"):
+    with pytest.raises(MismatchError, match="payload-format is parquet there, not set here"):
         content.write(tmp_path / "a.kd")
     manifest = Manifest.read(tmp_path / "a.kd")
     assert manifest.payload_format == "parquet"

@@ -11,7 +11,7 @@ from kdpipe.stores.manifest import Accuracy
 from kdpipe.stores.remote import catalog as catalog_module
 from kdpipe.stores.remote.catalog import catalog
 from kdpipe.stores.remote.location import Location
-from kdpipe.stores.remote.objects import Objects, open_objects
+from kdpipe.stores.remote.objects import LocalObjects, Objects, open_objects
 from kdpipe.stores.remote.push import CLAIM, push
 from kdpipe.stores.remote.transfer import in_parallel
 from seaweed import SeaweedServer
@@ -113,3 +113,18 @@ def test_a_manifest_that_is_too_large_is_listed_as_damaged(tmp_path: Path, monke
     assert [(entry.state, entry.samples) for entry in catalog(tmp_path)] == [("damaged", None)]
     with pytest.raises(CorruptStoreError, match="refused unread"):
         open_objects(Location.parse(tmp_path)).read("a.kd/manifest.json", limit=1000)
+
+
+def test_a_folder_of_somebody_elses_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "empty").mkdir()
+    children = LocalObjects.children
+
+    def forbidden(self: LocalObjects) -> tuple[list[str], list[str]]:  # root may read everything
+        if self.location.folder.name == "theirs":
+            raise PermissionError(13, "Permission denied")
+        return children(self)
+
+    monkeypatch.setattr(LocalObjects, "children", forbidden)
+    (entry,) = catalog(tmp_path)
+    assert (entry.name, entry.state) == ("theirs", "unreadable")

@@ -40,6 +40,8 @@ def test_addresses_are_read(text: str, public: str) -> None:
         ("s3://KEY:SECRET@team/a", "never from the address"),
         ("s3://team/a?token=SECRET", "never from the address"),
         ("http://example.org/a", "not encrypted"),
+        ("s3:/team/a.kd", "begins with s3://"),
+        ("https:/user:SECRET@host/a.kd", "begins with https://"),
     ],
 )
 def test_what_cannot_be_used_is_refused_without_a_secret(text: str, says: str) -> None:

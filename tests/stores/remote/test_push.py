@@ -224,9 +224,22 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_written(
         push(tmp_path / "unfinished.kd", bucket)
     with pytest.raises(UsageError, match="read only"):
         push(store, "https://example.org/a.kd")
-    with pytest.raises(CorruptStoreError, match="Is this a kdpipe store"):
+    with pytest.raises(CorruptStoreError, match="no kdpipe store"):
         push(tmp_path, bucket)
     assert contents_at(bucket) == {}
+
+
+@pytest.mark.parametrize("latency", [0.025, 0.25])
+def test_slow_answers_and_errors_change_nothing(
+    latency: float, store: Path, bucket: str, server: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SlowProxy(server.ports["s3"], latency=latency, fail_every=9) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        push(store, bucket)
+        pull(bucket, tmp_path / "b.kd")
+        assert proxy.failed >= 5
+        proxy.latency = 0
+        assert contents_at(bucket) == files_of(tmp_path / "b.kd") == files_of(store)
 
 
 def test_a_server_that_is_killed_while_it_is_written_to_and_read_from(

@@ -131,7 +131,7 @@ def test_ranks_alone_change_their_files_only(write_store: WriteStore, tmp_path: 
     [
         ("topk:3", {"codec": "float16"}, MissingArrayError, "does not know those of the classes it left out"),
         ("topk:3", {"codec": "topk:2", "payload_format": "parquet"}, MissingArrayError, "left out"),
-        ("float16", {"codec": "factorised:3"}, RefusedError, "needs a store of features"),
+        ("float16", {"codec": "factorised:3"}, RefusedError, "features, which this store does not have"),
         ("float16", {}, UsageError, "format zarr already"),
         ("float16", {"payload_format": "zarr"}, UsageError, "format zarr already"),
         ("float16", {"codec": "float16"}, UsageError, "codec float16 already"),

@@ -200,7 +200,7 @@ def test_features_cannot_be_had_of_logits_and_float16_overflows(write_store: Wri
     made = write_store(tmp_path / "a.kd", 13, 6, 4, dtype="float32")
     path = tmp_path / "map.toml"
     path.write_text('[classes]\n"a" = [0, 1, 2]\n"b" = ["class 3", 4, 5]\n')
-    with pytest.raises(RefusedError, match="features"):
+    with pytest.raises(RefusedError, match="features, which this store does not have"):
         map_classes(tmp_path / "a.kd", tmp_path / "b.kd", path, codec="factorised:1")
     object.__setattr__(made, "logits", made.logits * np.float32(1e4))
     made.write(tmp_path / "c.kd").finish()
@@ -213,11 +213,14 @@ def test_a_map_is_read_from_any_of_three_files(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"map.{suffix}"
     pairs = [("class 4", "late"), ("0", "early"), ("class 1", "early"), ("5", "late, or never")]
     if suffix == "csv":
-        path.write_text("teacher,student\n" + "".join(f'{old},"{new}"\n' for old, new in pairs))
+        text = "teacher,student\n" + "".join(f'{old},"{new}"\n' for old, new in pairs)
+        path.write_text(text, encoding="utf-8-sig")
     elif suffix == "parquet":
         pq.write_table(pa.table({"teacher": [p[0] for p in pairs], "student": [p[1] for p in pairs]}), path)
     else:
-        path.write_text('[classes]\nlate = ["class 4"]\nearly = [0, "class 1"]\n"late, or never" = [5]\n')
+        path.write_text(
+            '[classes]\nlate = ["class 4"]\nearly = [0, "class 1"]\n"late, or never" = [5]\n', encoding="utf-8-sig"
+        )
     found = ClassMap.read(path, NAMES)
     assert found == ClassMap(num_old=6, names=("late", "early", "late, or never"), members=((4,), (0, 1), (5,)))
 

@@ -56,7 +56,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdpipe.stores.reshape.regroup.os.link", refuse)
+        patch.setattr("kdpipe.stores.reshape.linking.os.link", refuse)
         regroup(store, tmp_path / "b.kd", RULE)
     assert verify(tmp_path / "b.kd", deep=True).findings == ()
     assert all(path.stat().st_nlink == 1 for path in payload(tmp_path / "b.kd").values())
@@ -98,7 +98,7 @@ def test_what_cannot_be_regrouped(store: Path, write_store: WriteStore, tmp_path
     regroup(store, tmp_path / "d.kd", RULE)
     with pytest.raises(UsageError, match="these groups already"):
         regroup(tmp_path / "d.kd", tmp_path / "b.kd", RULE)
-    with pytest.raises(MismatchError, match="group_rule"):
+    with pytest.raises(MismatchError, match="group-rule is"):
         regroup(store, tmp_path / "d.kd", "counts:9,1")
     next(iter(payload(store).values())).write_bytes(b"")
     with pytest.raises(CorruptStoreError, match="bytes"):

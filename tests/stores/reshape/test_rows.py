@@ -149,7 +149,7 @@ def test_what_cannot_be_taken_is_refused(
 
 def test_ids_that_are_not_there_are_named(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
-    file.write_text("images/000001.png\nimages/1.png\n")
+    file.write_text("images/000001.png\nimages/1.png\n", encoding="utf-8-sig")
     with pytest.raises(MismatchError, match=r"1 of the 2 .*'images/1.png'.*'images/000000.png'"):
         subset(source, tmp_path / "b.kd", Subset(ids=file))
 
@@ -227,7 +227,7 @@ def test_stores_that_differ_in_more_than_rows_are_not_merged(
 def test_stores_that_share_samples_are_not_merged(source: Path, tmp_path: Path) -> None:
     subset(source, tmp_path / "b.kd", Subset(rows=((0, 7),)))
     subset(source, tmp_path / "c.kd", Subset(rows=((7, 9),)))
-    says = r"share 1 sample\(s\), such as 'images/000007.png' \(row 7 of .*b.kd and row 0 of .*c.kd\)"
+    says = r"share 1 sample\(s\), such as 'images/000007.png' \(row 7 of .*b.kd and row 0 of .*c.kd\).*,id=COLUMN"
     with pytest.raises(MismatchError, match=says):
         merge([tmp_path / "b.kd", tmp_path / "c.kd"], tmp_path / "d.kd")
 
