@@ -41,6 +41,7 @@ def images():
 
 def resnet(num_classes):
     from kdpipe.pipeline.models import create_model
+    torch.manual_seed(0)  # the plan and every extraction must have the same teacher
     return create_model("resnet8x4", num_classes, 3)
 """
 EXTRACT = """

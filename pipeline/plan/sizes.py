@@ -26,30 +26,23 @@ _MADE = 32
 _CHECKSUM, _DIGEST = f"xxh3-128:{'0' * 32}", f"blake2b-128:{'0' * 32}"
 
 
-def chunk_line(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """Bytes of a chunk whose size its content decides: for any chunk, and for every row on top.
-
-    Args:
-        manifest: of the store.
-        arrays: (n, width) rows of every array, of the pilot; n at least 2.
-    """
-    most = rows_for_a_chunk(manifest, arrays)
-    half = max(1, most // 2)
-    sizes = [sum(len(data) for _, data in chunk_of_pilot(manifest, arrays, count)) for count in (most, half)]
-    per_row = (sizes[0] - sizes[1]) / (most - half) if most > half else sizes[0] / most
-    return max(0.0, sizes[0] - per_row * most), per_row
-
-
 def rows_for_a_chunk(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> int:
     """R, or as many rows as the pilot has."""
     return min(manifest.chunk_rows, *(len(rows) for rows in arrays.values()))
 
 
 def chunk_of_pilot(
-    manifest: Manifest, arrays: Mapping[str, np.ndarray], count: int
+    manifest: Manifest, arrays: Mapping[str, np.ndarray], count: int, *, chunk_rows: int | None = None
 ) -> list[tuple[str, bytes | memoryview]]:
-    """The payload files of a whole chunk of the first ``count`` rows of the pilot, made as the store makes them."""
-    part = manifests.replace(manifest, num_samples=count, num_views=1, chunk_rows=count)
+    """The payload files of a chunk of the first ``count`` rows of the pilot, made as the store makes them.
+
+    Args:
+        manifest: of the store.
+        arrays: (n, width) rows of every array, of the pilot.
+        count: at most n.
+        chunk_rows: to which it is padded; by default ``count``.
+    """
+    part = manifests.replace(manifest, num_samples=count, num_views=1, chunk_rows=chunk_rows or count)
     taken = {array.name: arrays[array.name][:count] for array in manifest.arrays}
     return list(payload_layout(part).chunk_documents(0, taken))
 
@@ -82,11 +75,30 @@ def store_bytes(
 def _payload(manifest: Manifest, arrays: dict[str, np.ndarray]) -> int:
     """Of all chunks."""
     grid = manifest.grid
-    sizes = [size for size in payload_layout(manifest).chunk_sizes(0).values() if size is not None]
-    if len(sizes) == len(payload_layout(manifest).chunk_sizes(0)):
-        return grid.num_chunks * sum(sizes)
-    fixed, per_row = chunk_line(manifest, arrays)  # padding compresses to nearly nothing
-    return round(grid.num_chunks * fixed + grid.num_samples * grid.num_views * per_row)
+    sizes = list(payload_layout(manifest).chunk_sizes(0).values())
+    if None not in sizes:
+        return grid.num_chunks * sum(size for size in sizes if size is not None)
+    others = grid.chunks_per_view - 1
+    last = _chunk_bytes(manifest, arrays, grid.num_samples - others * grid.chunk_rows)
+    return round(grid.num_views * (others * _chunk_bytes(manifest, arrays, grid.chunk_rows) + last))
+
+
+def _chunk_bytes(manifest: Manifest, arrays: Mapping[str, np.ndarray], rows: int) -> float:
+    """Of a chunk whose size its content decides: really made, padding and all, where the pilot has as many rows.
+
+    Else it lies on the line through two smaller ones. Compression is not linear: a chunk is made where it can be.
+    """
+    most = rows_for_a_chunk(manifest, arrays)
+
+    def size(count: int, chunk_rows: int) -> int:
+        return sum(len(data) for _, data in chunk_of_pilot(manifest, arrays, count, chunk_rows=chunk_rows))
+
+    if rows <= most:
+        return size(rows, manifest.chunk_rows)
+    half = max(1, most // 2)
+    whole, part = size(most, most), size(half, half)
+    per_row = (whole - part) / (most - half) if most > half else whole / most
+    return whole + per_row * (rows - most)
 
 
 def _sample_tables(
