@@ -70,7 +70,7 @@ class SeaweedServer:
             str(Path(sysconfig.get_path("scripts")) / "weed"), "server", f"-dir={data}", "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1", f"-master.port={self.ports['master']}", "-master.volumeSizeLimitMB=64",
             "-master.telemetry=false", "-master.electionTimeout=1s", "-master.heartbeatInterval=100ms",
-            f"-volume.port={self.ports['volume']}", "-volume.max=8", "-filer", f"-filer.port={self.ports['filer']}",
+            f"-volume.port={self.ports['volume']}", "-volume.max=32", "-filer", f"-filer.port={self.ports['filer']}",
             "-s3", f"-s3.port={self.ports['s3']}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
