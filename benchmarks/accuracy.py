@@ -26,11 +26,10 @@ from typing import Any
 import accuracy_page
 import glyph100
 import kdpipe
-import numpy as np
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
+from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.sweep import Row, SweepConfig, sweep
-from torchvision.datasets import FashionMNIST
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("RESULTS_FOLDER", ROOT / "build" / "results")).absolute()
@@ -107,21 +106,15 @@ class fashion:  # noqa: N801 (a factory of the `python:` scheme)
     """Fashion-MNIST: its last 10,000 training images are for validation."""
 
     def __init__(self, part: str) -> None:
-        import gzip
-
-        split = "t10k" if part == "test" else "train"
-        raw = gzip.decompress((FASHION / f"{split}-images-idx3-ubyte.gz").read_bytes())
-        images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        raw = gzip.decompress((FASHION / f"{split}-labels-idx1-ubyte.gz").read_bytes())
-        labels = np.frombuffer(raw, np.uint8, offset=8).astype(np.int64)
-        rows = {"train": slice(0, 50_000), "val": slice(50_000, None), "test": slice(None)}[part]
-        self.images, self.labels, self.classes = images[rows], labels[rows], FashionMNIST.classes
+        self.samples = load_data(f"fashion-mnist:{FASHION},split={'test' if part == 'test' else 'train'}")
+        self.first, last = {"train": (0, 50_000), "val": (50_000, 60_000), "test": (0, 10_000)}[part]
+        self.labels, self.classes = self.samples.labels[self.first : last], self.samples.class_names
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        return self.images[position], int(self.labels[position])
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        return self.samples.raw(self.first + position), int(self.labels[position])
 
 
 def prepare(setting: Setting) -> tuple[Path, dict[str, float]]:

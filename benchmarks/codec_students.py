@@ -10,9 +10,7 @@ docs/codecs.md and benchmarks/results/codec-students.json. GLYPHS.npz is what be
 takes digits.
 """
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +114,9 @@ def difference(runs: list[dict[str, float]], exact: list[dict[str, float]]) -> s
     return accuracy_page.interval(one - other)
 
 
-def main(arguments: list[str]) -> None:
-    chosen = long_tailed.settings(arguments)  # paths are the caller's
-    os.chdir(Path(__file__).parent)  # where the `python:` factories are
-    if "--quick" in arguments:
-        with tempfile.TemporaryDirectory() as folder:
-            print(table({"setting": long_tailed.described(chosen[0]), **measure(chosen[0], Path(folder))}))
-        return
-    results = [long_tailed.measured("codecs", setting, measure) for setting in chosen]
-    text = "\n".join(table(result) for result in results)
-    print(text)
-    if "--write" in arguments:
-        (ROOT / "benchmarks" / "results" / "codec-students.json").write_text(long_tailed.document(results))
-        pages.write_part(ROOT / "docs" / "codecs.md", "benchmarks/codec_students.py --write", text)
+def publish(text: str) -> None:
+    pages.write_part(ROOT / "docs" / "codecs.md", "benchmarks/codec_students.py --write", text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    long_tailed.prove("codec-students", sys.argv[1:], measure, table, publish)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -96,6 +97,36 @@ def measured(what: str, setting: Setting, measure: Callable[[Setting, Path], dic
         folder.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"setting": described(setting), **measure(setting, folder)}))
     return json.loads(kept.read_text())
+
+
+def prove(
+    what: str,
+    arguments: list[str],
+    measure: Callable[[Setting, Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    publish: Callable[[str], None],
+) -> None:
+    """Measure in the settings that a script's arguments ask for, print the tables, and with ``--write`` keep them.
+
+    Args:
+        what: names the kept results, benchmarks/results/WHAT.json.
+        arguments: of the command line.
+        measure: gives what is kept, as JSON, from a setting and a folder.
+        table: the Markdown of it.
+        publish: puts the tables into the docs.
+    """
+    chosen = settings(arguments)  # paths are the caller's
+    os.chdir(Path(__file__).parent)  # where the `python:` factories are
+    if "--quick" in arguments:
+        with tempfile.TemporaryDirectory() as folder:
+            print(table({"setting": described(chosen[0]), **measure(chosen[0], Path(folder))}))
+        return
+    results = [measured(what, setting, measure) for setting in chosen]
+    text = "\n".join(table(result) for result in results)
+    print(text)
+    if "--write" in arguments:
+        (ROOT / "benchmarks" / "results" / f"{what}.json").write_text(document(results))
+        publish(text)
 
 
 def document(results: list[dict[str, Any]]) -> str:

@@ -10,9 +10,7 @@ with --write also into docs/views.md and benchmarks/results/views.json. GLYPHS.n
 """
 
 import dataclasses
-import os
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -141,20 +139,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    chosen = long_tailed.settings(arguments)  # paths are the caller's
-    os.chdir(Path(__file__).parent)  # where the `python:` factories are
-    if "--quick" in arguments:
-        with tempfile.TemporaryDirectory() as folder:
-            print(table({"setting": long_tailed.described(chosen[0]), **measure(chosen[0], Path(folder))}))
-        return
-    results = [long_tailed.measured("views", setting, measure) for setting in chosen]
-    text = "\n".join(table(result) for result in results)
-    print(text)
-    if "--write" in arguments:
-        (ROOT / "benchmarks" / "results" / "views.json").write_text(long_tailed.document(results))
-        pages.write_part(ROOT / "docs" / "views.md", "benchmarks/views.py --write", text)
+def publish(text: str) -> None:
+    pages.write_part(ROOT / "docs" / "views.md", "benchmarks/views.py --write", text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    long_tailed.prove("views", sys.argv[1:], measure, table, publish)

@@ -16,9 +16,8 @@ from .data import Samples
 from .hardware import autocast
 from .model_card import ModelCard
 from .models import LoadedModel, OnnxNetwork, load_model, parameter_count, set_eval, state_checksum
-from .models.weights import first_line
 from .specs import Spec
-from .tensors import Inputs, call, each, num_rows, shape_text
+from .tensors import Inputs, call, each, num_rows, unfit
 from .views import Preprocessing
 
 
@@ -67,13 +66,8 @@ class Teacher:
                 f"The teacher ran out of memory with batches of {size}. Give a smaller --batch-size."
             ) from None
         except Exception as error:  # a network may raise anything when its input does not fit
-            hint = (
-                "Do they have the names that its forward takes?"
-                if isinstance(inputs, dict)
-                else "Does --preprocess give it the size and channels it was trained with?"
-            )
-            raise KdpipeError(
-                f"The teacher cannot take inputs of shape {shape_text(inputs)}: {first_line(error)}. {hint}"
+            raise unfit(
+                "The teacher", inputs, error, "Does --preprocess give it the size and channels it was trained with?"
             ) from error
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != size:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..stores.errors import UsageError
+from ..stores.errors import KdpipeError, UsageError
+from .models.weights import first_line
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -67,6 +68,19 @@ def shape_text(inputs: Inputs) -> str:
 def call(module: nn.Module, inputs: Inputs) -> Any:
     """The network's output; named tensors are passed to ``forward`` by keyword."""
     return module(inputs) if isinstance(inputs, Tensor) else module(**inputs)
+
+
+def unfit(who: str, inputs: Inputs, error: Exception, of_images: str) -> KdpipeError:
+    """What to raise where a network cannot take its inputs.
+
+    Args:
+        who: the network, at the beginning of a sentence.
+        inputs: what it was given.
+        error: what it raised.
+        of_images: what to look at where the input is one tensor.
+    """
+    hint = of_images if isinstance(inputs, Tensor) else "Do they have the names that its forward takes?"
+    return KdpipeError(f"{who} cannot take inputs of shape {shape_text(inputs)}: {first_line(error)}. {hint}")
 
 
 def _as_tensor(value: Any) -> Tensor:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from .bars_figure import bars_figure
 from .codec_fidelity import CodecFidelity
 from .page import Figure, Section, Table
-from .plots import Bars, bar_chart, legend
+from .plots import Bars, bar_chart
 from .store_report import StoreReport
 from .svg import Axis
 from .words import count, number, percent
@@ -63,16 +64,7 @@ def _kept_figure(found: CodecFidelity) -> Figure:
         for place, (t, kept) in enumerate(found.kept_mass.items())
     ]
     conclusion = " ".join(_kept_verdict(t, kept) for t, kept in found.kept_mass.items())
-    return Figure(
-        title="Mass of the kept classes",
-        conclusion=conclusion,
-        plot=bar_chart(names, bars, _MASS, conclusion),
-        legend=legend(bars),
-        table=Table(
-            head=("mass of", *(each.name for each in bars)),
-            rows=tuple((name, *(percent(each.values[at], 2) for each in bars)) for at, name in enumerate(names)),
-        ),
-    )
+    return bars_figure(names, bars, _MASS, title="Mass of the kept classes", conclusion=conclusion, head="mass of")
 
 
 def _kept_verdict(temperature: float, kept: dict[str, float]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...stores.arrays import GROUP_NAMES
+from .bars_figure import bars_figure
 from .class_figure import class_figure, trend
 from .page import Figure, Page, Section, Table
-from .plots import Bars, Series, bar_chart, legend, line_chart
+from .plots import Bars, Series, legend, line_chart
 from .run_report import ClassResults, Run, RunReport, Teacher
 from .svg import Axis
 from .words import count, number, percent, points
@@ -74,16 +75,7 @@ def _group_figure(report: RunReport) -> Figure:
         for name, style, accuracy in found
     ]
     conclusion = " ".join(_group_sentences(report))
-    return Figure(
-        title="Accuracy by class group",
-        conclusion=conclusion,
-        plot=bar_chart(names, bars, _ACCURACY, conclusion),
-        legend=legend(bars),
-        table=Table(
-            head=("group", *(each.name for each in bars)),
-            rows=tuple((name, *(percent(each.values[at], 2) for each in bars)) for at, name in enumerate(names)),
-        ),
-    )
+    return bars_figure(names, bars, _ACCURACY, title="Accuracy by class group", conclusion=conclusion, head="group")
 
 
 def _group_sentences(report: RunReport) -> Iterator[str]:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from ...stores.arrays import GROUP_NAMES
+from .bars_figure import bars_figure
 from .class_figure import class_figure, trend
 from .page import Figure, Table
 from .payload import MassStatistics, OrderStatistics
@@ -250,13 +251,14 @@ def _mass_bars(
         name = f"teacher's mass, T = {mass.temperature:g}"
         bars.append(Bars(name=name, style=styles[place % len(styles)], values=groups))
     conclusion = " ".join(_verdict(m.temperature, g, truth, truth_name) for m, g in zip(masses, values, strict=True))
-    rows = [(name, *(percent(each.values[g], 2) for each in bars)) for g, name in enumerate(GROUP_NAMES)]
-    return Figure(
+    return bars_figure(
+        GROUP_NAMES,
+        bars,
+        _SHARE,
         title=title,
         conclusion=conclusion,
-        plot=bar_chart(GROUP_NAMES, bars, _SHARE, f"{title}. {conclusion}"),
-        legend=legend(bars),
-        table=Table(head=("group", *(each.name for each in bars)), rows=tuple(rows)),
+        head="group",
+        description=f"{title}. {conclusion}",
     )
 
 

@@ -18,8 +18,7 @@ from ...stores.errors import DeviceMemoryError, DivergedError, KdpipeError
 from ..hardware import autocast
 from ..inputs import Batch
 from ..losses import LossInputs, Objective
-from ..models.weights import first_line
-from ..tensors import Inputs, call, num_rows, shape_text
+from ..tensors import Inputs, call, num_rows, unfit
 from .optimisation import OptimiserConfig, build_optimizer, build_schedule
 from .parallel import gather_rows, replicate, share_buffers
 from .randomness import RandomSequence
@@ -200,13 +199,8 @@ class Trainer:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a network may raise anything when its input does not fit
-            hint = (
-                "Do they have the names that its forward takes?"
-                if isinstance(inputs, dict)
-                else "Is it made for images of this size, and batches of this size?"
-            )
-            raise KdpipeError(
-                f"The student cannot take inputs of shape {shape_text(inputs)}: {first_line(error)}. {hint}"
+            raise unfit(
+                "The student", inputs, error, "Is it made for images of this size, and batches of this size?"
             ) from error
         wanted = (num_rows(inputs), self.data.dataset.samples.num_classes)
         if not isinstance(logits, Tensor) or logits.shape != wanted:
