@@ -83,8 +83,8 @@ sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a coh
 scale: install ## what very many chunks cost; writes the tables of docs/scale.md
 	$(PY) benchmarks/scale.py --write
 
-plan-check: install ## predicted and real time and bytes of extractions
-	$(PY) benchmarks/plan_check.py $(ARGS)
+plan-check: install ## predicted and real time and bytes of extractions; writes the table of docs/plan.md (about 25 minutes)
+	$(PY) benchmarks/plan_check.py --write $(ARGS)
 
 check: test lint types ## all three
 

@@ -98,18 +98,20 @@ def run_pilot(
         whole: of the store, before its first chunk.
         class_groups: (C,) group of every class.
         folder: an empty one, on the disk that is planned for.
-        count: n; by default as many as the speed needs.
+        count: n; by default as many as the speed needs, and as a chunk has, whose size may depend on its content.
         seed: of the choice of samples.
 
     Raises:
         KdpipeError: as :func:`kdpipe.pipeline.extract.extract`.
     """
-    labels, batch_size = loaded.inputs.samples.labels, min(whole.batch_size, _chunk_rows(config, whole))
+    labels, chunk_rows = loaded.inputs.samples.labels, _chunk_rows(config, whole)
+    batch_size = min(whole.batch_size, chunk_rows)
     read_ahead = 2 * loaded.workers  # batches that lie ready when the first one comes, and when the last is read
     first_seconds, seconds = _batch_seconds(loaded, stratified(labels, class_groups, batch_size, seed))
     if count is None:
         fitting = min(_MAX_SECONDS / seconds, _MAX_BYTES / (batch_size * whole.arrays[0].row_bytes))
-        count = batch_size * max(2, min(2 * (read_ahead + 2) + _STEADY_BATCHES, int(fitting)))
+        wanted = max(2 * (read_ahead + 2) + _STEADY_BATCHES, -(-chunk_rows // batch_size))
+        count = batch_size * max(2, min(wanted, int(fitting)))
     positions = stratified(labels, class_groups, count, seed)
     parts = dataclasses.replace(
         config, codec="float32", views=1, out=folder / "pilot", chunk_rows=len(positions), batch_size=batch_size

@@ -38,7 +38,7 @@ DEFAULT_CODECS = (
     "float32", "float16", "float16+zstd", "int8", "int8+zstd", "topk:10", "topk:50", "topk:50+zstd", "factorised",
 )  # fmt: skip
 DEFAULT_STUDENT = "kdpipe:convnet_tiny"
-# rows over which fidelity is measured, unless the user says otherwise
+# rows over which fidelity is measured, unless the user says otherwise or a chunk has more
 _FIDELITY_ROWS = 2048
 _STUDENT_BATCH = 128
 
@@ -130,7 +130,8 @@ class _Survey:
         self.notes: list[str] = []
         self._features: np.ndarray | None = None
         self._constants: dict[str, np.ndarray] = {}
-        self._few = _spread(len(self._pilot.positions), config.pilot or _FIDELITY_ROWS)
+        few = config.pilot or max(_FIDELITY_ROWS, whole.chunk_rows)  # so that compressed chunks are really made
+        self._few = _spread(len(self._pilot.positions), few)
         self.codecs = self._fitting()
         self._ranking, self._table = ranking_seconds(self._pilot.logits), table_seconds(self._pilot.samples)
         self._reference = self._codec_times(Float32())

@@ -134,9 +134,13 @@ def test_the_time_of_making_files_is_counted(codec: str, payload: str) -> None:
     def files(manifest: Manifest) -> float:
         return measure_codec(manifest.logit_codec, manifest, values, arrays, store.class_groups, {}).files
 
-    taken, started = files(store.manifest), time.perf_counter()
-    list(store.layout.chunk_documents(0, arrays))
-    assert taken == pytest.approx(time.perf_counter() - started, rel=0.8)
+    def really() -> float:
+        started = time.perf_counter()
+        list(store.layout.chunk_documents(0, arrays))
+        return time.perf_counter() - started
+
+    taken = files(store.manifest)
+    assert taken == pytest.approx(min(really() for _ in range(5)), rel=0.8)
     assert files(plain.manifest) < taken / 3
 
 
