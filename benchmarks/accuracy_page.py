@@ -24,7 +24,64 @@ def page(document: dict[str, Any]) -> str:
         f"{document['learning rate']}. {document['date']}, {document['machine']}; {versions}.\n",
         "glyph100 is rendered type, not photographs, and easier than CIFAR-100 (see benchmarks/glyph100.py).\n",
     ]
-    return "\n".join(parts) + "".join(_setting(record) for record in document["settings"])
+    return "\n".join([*parts, *_summary(document["settings"])]) + "".join(map(_setting, document["settings"]))
+
+
+def _summary(records: list[dict[str, Any]]) -> list[str]:
+    """All settings side by side: what every loss gains over KD, and which do so everywhere."""
+    lines = [
+        "## In short\n",
+        "Points above KD, overall / tail, the mean over the seeds; bold where the 95 % interval does not hold 0.\n",
+        f"| loss | {' | '.join(map(_short, records))} |",
+        "|---|" + "---|" * len(records),
+    ]
+    gains = {name: [_gains(record, name) for record in records] for name in records[0]["losses"] if name != "KD"}
+    for name, found in gains.items():
+        lines.append(f"| {name} | {' | '.join(' / '.join(map(_bold, gain.values())) for gain in found)} |")
+    lines.append("")
+    for metric in ("overall", "tail"):
+        best = [_best(record, metric) for record in records]
+        above = [name for name, found in gains.items() if all(_sign(gain[metric]) > 0 for gain in found)]
+        below = [name for name, found in gains.items() if all(_sign(gain[metric]) < 0 for gain in found)]
+        lines += [
+            f"- **{metric}**: best is {_listed(best)}. Above KD in every setting: {', '.join(above) or 'none'}. "
+            f"Below it in every setting: {', '.join(below) or 'none'}."
+        ]
+    return lines
+
+
+def _short(record: dict[str, Any]) -> str:
+    kind = "oracle" if record["oracle"] else "biased"
+    return f"{record['data']}, {record['imbalance']}, {kind}, {record['student']}"
+
+
+def _best(record: dict[str, Any], metric: str) -> str:
+    means = {name: _accuracies(result)[metric].mean() for name, result in record["losses"].items()}
+    return max(means, key=means.__getitem__)
+
+
+def _listed(best: list[str]) -> str:
+    """``A in 3 settings, B in 1``."""
+    return ", ".join(
+        f"{name} in {best.count(name)} of {len(best)} settings" for name in sorted(set(best), key=best.count)[::-1]
+    )
+
+
+def _gains(record: dict[str, Any], name: str) -> dict[str, np.ndarray]:
+    """Points above KD, one a seed."""
+    found, kd = _accuracies(record["losses"][name]), _accuracies(record["losses"]["KD"])
+    return {metric: found[metric] - kd[metric] for metric in ("overall", "tail")}
+
+
+def _sign(differences: np.ndarray) -> int:
+    """Of the mean; 0 where the confidence interval holds 0."""
+    mean = float(differences.mean())
+    return 0 if abs(mean) <= _half_width(differences) else int(math.copysign(1, mean))
+
+
+def _bold(differences: np.ndarray) -> str:
+    text = f"{differences.mean():+.1f}"
+    return f"**{text}**" if _sign(differences) else text
 
 
 def _setting(record: dict[str, Any]) -> str:
@@ -38,11 +95,9 @@ def _setting(record: dict[str, Any]) -> str:
         "| loss | overall | head | medium | tail | overall - KD's | tail - KD's | chosen |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    kd = _accuracies(record["losses"]["KD"])
     for name, result in record["losses"].items():
-        found = _accuracies(result)
-        cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in found.values()]
-        cells += ["" if name == "KD" else interval(found[metric] - kd[metric]) for metric in ("overall", "tail")]
+        cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in _accuracies(result).values()]
+        cells += ["" if name == "KD" else interval(gain) for gain in _gains(record, name).values()]
         lines.append(f"| {name} | {' | '.join(cells)} | `{result['chosen']}` |")
     return "\n".join(lines) + "\n" + _at_the_edge(record)
 
@@ -74,5 +129,8 @@ def _accuracies(result: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def interval(differences: np.ndarray) -> str:
     """The mean of paired differences and its 95 % confidence interval."""
-    half = _T95[len(differences) - 1] * differences.std(ddof=1) / math.sqrt(len(differences))
-    return f"{differences.mean():+.1f} ± {half:.1f}"
+    return f"{differences.mean():+.1f} ± {_half_width(differences):.1f}"
+
+
+def _half_width(differences: np.ndarray) -> float:
+    return _T95[len(differences) - 1] * differences.std(ddof=1) / math.sqrt(len(differences))

@@ -53,7 +53,7 @@ def group_names(groups: np.ndarray) -> list[str]:
 
 def _thirds(class_counts: np.ndarray) -> np.ndarray:
     num_classes = len(class_counts)
-    ends = max(1, num_classes * 33 // 100)  # 33 of 100, 66 of 200, 330 of 1000; one each of three classes
+    ends = max(1, round(num_classes * 0.33))  # 33 of 100, 66 of 200, 330 of 1000; two each of six classes
     order = np.argsort(-class_counts, kind="stable")
     groups = np.ones(num_classes, np.int64)
     groups[order[:ends]] = 0

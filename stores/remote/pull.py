@@ -7,9 +7,10 @@ its card along; that of a part would tell of another store.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from .objects import Objects, open_objects
 from .push import content_of
 from .reading import MEND, read_card, read_manifest, read_object, read_receipt
 from .selection import Part, Selection
-from .transfer import Transfers, in_parallel
+from .transfer import Transfers, in_parallel, results
 
 MARK = "pull.json"
 
@@ -82,7 +83,7 @@ def pull(
         url: where the store is.
         path: the folder; it is made, or goes on from an interrupted pull of the same.
         selection: what to take; all by default.
-        on_progress: called with the bytes that are here, and of all.
+        on_progress: called with the bytes that are here, and of all whose receipts are.
 
     Raises:
         CorruptStoreError: there is no store, or an object is missing or not what its receipt says.
@@ -167,17 +168,19 @@ class _Pull:
 
     def _run(self, document: bytes, card: "Future[dict[str, memoryview]]") -> Pulled:
         part = self._part
-        in_parallel(part.chunks(), self._read_receipt, on_done=self._keep_receipt)
+        if part.is_whole:
+            manifest, files = (
+                part.whole,
+                chain(((record.path, record) for record in part.whole.files), self._arriving()),
+            )
+        else:
+            in_parallel(part.chunks(), self._read_receipt, on_done=self._keep_receipt)
+            manifest = self._write_skeleton()
+            files = [file for chunk in sorted(self._receipts) for file in self._files(chunk)]
+        in_parallel(self._announced(files), self._fetch, size=lambda file: file[1].bytes, on_done=self._count)
         if part.is_whole:
             self._check_receipts()
-            manifest, files = part.whole, [(record.path, record) for record in part.whole.files]
-        else:
-            manifest, files = self._write_skeleton(), []
-        chunks = {chunk: self._files(chunk) for chunk in sorted(self._receipts)}
-        files += [file for chunk in chunks.values() for file in chunk]
-        self._total = sum(record.bytes for _, record in files)
-        in_parallel(files, self._fetch, size=lambda file: file[1].bytes, on_done=self._count)
-        in_parallel(chunks, lambda chunk: self._write_receipt(chunk, [record for _, record in chunks[chunk]]))
+        in_parallel(sorted(self._receipts), self._write_receipt)
         if part.is_whole:
             self._write_card(card.result())
             write_file(self._root, MANIFEST, document)
@@ -208,14 +211,26 @@ class _Pull:
         if documents_checksum(documents) != self._part.whole.receipts:
             raise CorruptStoreError(f"The receipts at {self._objects.location} are not those of its manifest. {MEND}")
 
-    def _write_receipt(self, chunk: int, files: Sequence[FileRecord]) -> None:
+    def _write_receipt(self, chunk: int) -> None:
         receipt, document = self._receipts[chunk]
         if self._part.is_whole:
             write_file(self._root, receipt_file(chunk), document)
         else:
-            self._part.receipt(chunk, receipt, files).write(self._root)
+            self._part.receipt(chunk, receipt, [record for _, record in self._files(chunk)]).write(self._root)
 
     # --- files
+
+    def _arriving(self) -> Iterator[tuple[str, FileRecord]]:
+        """The files of every chunk, when its receipt is here: they are fetched while other receipts still come."""
+        for chunk, receipt in results(self._part.chunks(), self._read_receipt):
+            self._keep_receipt(chunk, receipt)
+            yield from self._files(chunk[0])
+
+    def _announced(self, files: Iterable[tuple[str, FileRecord]]) -> Iterator[tuple[str, FileRecord]]:
+        """The same files, counted into the total."""
+        for file in files:
+            self._total += file[1].bytes
+            yield file
 
     def _files(self, chunk: int) -> list[tuple[str, FileRecord]]:
         """The files of a chunk: where they are there, and what they must be here."""

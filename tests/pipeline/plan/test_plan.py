@@ -139,9 +139,11 @@ def test_the_time_of_making_files_is_counted(codec: str, payload: str) -> None:
         list(store.layout.chunk_documents(0, arrays))
         return time.perf_counter() - started
 
-    taken = files(store.manifest)
-    assert taken == pytest.approx(min(really() for _ in range(5)), rel=0.8)
-    assert files(plain.manifest) < taken / 3
+    # in turn, and the best of each: other tests run beside this one
+    measured = [(files(store.manifest), really(), files(plain.manifest)) for _ in range(5)]
+    taken, real, small = map(min, zip(*measured, strict=True))
+    assert taken == pytest.approx(real, rel=0.8)
+    assert small < taken / 3
 
 
 def test_fidelity_is_that_of_the_pilot(plan: Plan) -> None:
