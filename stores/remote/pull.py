@@ -169,17 +169,13 @@ class _Pull:
     def _run(self, document: bytes, card: "Future[dict[str, memoryview]]") -> Pulled:
         part = self._part
         if part.is_whole:
-            manifest, files = (
-                part.whole,
-                chain(((record.path, record) for record in part.whole.files), self._arriving()),
-            )
+            manifest = part.whole
+            self._fetch_all(chain(((record.path, record) for record in manifest.files), self._arriving()))
+            self._check_receipts()
         else:
             in_parallel(part.chunks(), self._read_receipt, on_done=self._keep_receipt)
             manifest = self._write_skeleton()
-            files = [file for chunk in sorted(self._receipts) for file in self._files(chunk)]
-        in_parallel(self._announced(files), self._fetch, size=lambda file: file[1].bytes, on_done=self._count)
-        if part.is_whole:
-            self._check_receipts()
+            self._fetch_all(file for chunk in sorted(self._receipts) for file in self._files(chunk))
         in_parallel(sorted(self._receipts), self._write_receipt)
         if part.is_whole:
             self._write_card(card.result())
@@ -226,11 +222,13 @@ class _Pull:
             self._keep_receipt(chunk, receipt)
             yield from self._files(chunk[0])
 
-    def _announced(self, files: Iterable[tuple[str, FileRecord]]) -> Iterator[tuple[str, FileRecord]]:
-        """The same files, counted into the total."""
-        for file in files:
-            self._total += file[1].bytes
-            yield file
+    def _fetch_all(self, files: Iterable[tuple[str, FileRecord]]) -> None:
+        def announced() -> Iterator[tuple[str, FileRecord]]:
+            for file in files:
+                self._total += file[1].bytes
+                yield file
+
+        in_parallel(announced(), self._fetch, size=lambda file: file[1].bytes, on_done=self._count)
 
     def _files(self, chunk: int) -> list[tuple[str, FileRecord]]:
         """The files of a chunk: where they are there, and what they must be here."""
