@@ -77,7 +77,7 @@ codecs: install $(GLYPHS) ## what each codec changes, also of real logits, and i
 	$(KEEP_BUFFERS) $(PY) benchmarks/codec_students.py --write $(GLYPHS)
 
 sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a cohort costs, into docs/sweeps.md (about 20 minutes)
-	$(PY) benchmarks/sweep_proof.py --write $(GLYPHS) --epochs 2
+	$(PY) benchmarks/sweep_proof.py --write $(GLYPHS)
 	$(PY) benchmarks/sweep_cohort.py --write $(ARGS)
 
 scale: install ## what very many chunks cost; writes the tables of docs/scale.md
