@@ -18,7 +18,8 @@ def page(document: dict[str, Any]) -> str:
         "Written by `make results` (benchmarks/accuracy.py); do not edit. Accuracies in percent on a balanced test set: "
         f"mean and standard deviation over {len(document['seeds'])} seeds. Each loss was tuned on a validation set over "
         "the settings listed in benchmarks/results/accuracy.json, the same number for every loss that has options, with "
-        "another seed; the test set chose nothing. All students of a seed begin with the same weights and see the same "
+        "another seed; the test set chose nothing. Losses differ in size, so each has its own range of weights, set about the "
+        "best on validation data of the first setting. All students of a seed begin with the same weights and see the same "
         "batches, so differences are taken in pairs, with 95 % confidence intervals.\n",
         f"{document['epochs']} epochs, batches of {document['batch size']}, SGD with a cosine from "
         f"{document['learning rate']}. {document['date']}, {document['machine']}; {versions}.\n",
@@ -44,10 +45,10 @@ def _summary(records: list[dict[str, Any]]) -> list[str]:
         above = [name for name, found in gains.items() if all(_sign(gain[metric]) > 0 for gain in found)]
         below = [name for name, found in gains.items() if all(_sign(gain[metric]) < 0 for gain in found)]
         lines += [
-            f"- **{metric}**: best is {_listed(best)}. Above KD in every setting: {', '.join(above) or 'none'}. "
-            f"Below it in every setting: {', '.join(below) or 'none'}."
+            f"- **{metric}**: best is {_listed(best)}. Above KD in every setting: {'; '.join(above) or 'none'}. "
+            f"Below it in every setting: {'; '.join(below) or 'none'}."
         ]
-    return lines
+    return [*lines, ""]
 
 
 def _short(record: dict[str, Any]) -> str:
