@@ -24,11 +24,11 @@ UNLINK = rm -rf build/__editable__.kdpipe-* $(LINKED)
 	install clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12      the Python a new environment is made with (default: python3)"
 	@echo "  VENV=DIR               the environment to use, an existing one too (default: .venv)"
-	@echo "  ARGS='-k losses'       further arguments for demo and test"
+	@echo "  ARGS='-k losses'       further arguments for demo, test, bench, sweeps and plan-check"
 
 demo: install ## run the whole story on embedded data
 	$(VENV)/bin/kdpipe demo $(ARGS)
@@ -57,7 +57,7 @@ first-runs: install ## run real teachers on real data; writes docs/first-runs.md
 	$(PIP) install --quiet --group proofs
 	$(KEEP_BUFFERS) $(PY) benchmarks/first_runs.py
 
-faults: install ## kill, starve and damage kdpipe in every way; writes docs/reliability.md (about 15 minutes)
+faults: install ## kill, starve and damage kdpipe in every way; writes docs/reliability.md (about 10 minutes)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/faults
 
 GLYPHS := build/results/glyph100.npz
@@ -65,7 +65,7 @@ $(GLYPHS): | install
 	$(PIP) install --quiet --group proofs
 	mkdir -p $(@D) && $(PY) benchmarks/glyph100.py $@
 
-results: install ## compare all losses, five seeds; RESULTS_SCALE=1..3; writes docs/results.md (about 15 minutes)
+results: install ## compare eleven losses, five seeds; writes docs/results.md (about 20 minutes; RESULTS_SCALE=2 or 3: hours)
 	$(PIP) install --quiet --group proofs
 	$(KEEP_BUFFERS) $(PY) benchmarks/accuracy.py
 
@@ -80,7 +80,7 @@ sweeps: install $(GLYPHS) ## a sweep of 24 trials killed three times; what a coh
 	$(PY) benchmarks/sweep_proof.py --write $(GLYPHS)
 	$(PY) benchmarks/sweep_cohort.py --write $(ARGS)
 
-scale: install ## what very many chunks cost; writes the tables of docs/scale.md
+scale: install ## what very many chunks cost; writes the tables of docs/scale.md (2 minutes)
 	$(PY) benchmarks/scale.py --write
 
 plan-check: install ## predicted and real time and bytes of extractions; writes the table of docs/plan.md (about 25 minutes)

@@ -109,8 +109,8 @@ def _at_the_edge(record: dict[str, Any]) -> str:
     last = [name for name, result in tuned.items() if result["chosen"] == list(result["validated"])[-1]]
     largest = [name for name, result in tuned.items() if _weight(result["chosen"]) == _largest_weight(result)]
     return (
-        f"\n{len(largest)} of {len(tuned)} tuned losses chose the larger weight ({', '.join(largest)}), and "
-        f"{len(last)} the largest values of both options: beyond, nothing was tried.\n"
+        f"\n{len(largest)} of {len(tuned)} tuned losses chose the largest weight they were tried with "
+        f"({'; '.join(largest) or 'none'}), and {len(last)} the largest values of both options.\n"
     )
 
 

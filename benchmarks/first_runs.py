@@ -21,7 +21,7 @@ import photographs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-runs.md"
-FASHION = "fashion-mnist:/usr/share/datasets/fashion-mnist"
+FASHION = "fashion-mnist"
 SEEDS = (0, 1, 2)
 LOSSES = ("ce", "kd", "grkd", "ltkd", "ltkd,calibration=store")
 GROUPS = ("overall", "head", "medium", "tail")

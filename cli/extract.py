@@ -55,7 +55,7 @@ def extract(*, as_json: bool, **settings: Any) -> None:
     """Run a teacher once over a data set and write its logits and ranks to a store.
 
     \b
-    kdpipe extract --data folder:photos/train --teacher torchvision:resnet50,weights=IMAGENET1K_V2 \\
+    kdpipe extract --data folder:photos/train --teacher torchvision:resnet50,weights=teacher.pt \\
                    --out photos.kd
 
     Run again after an interruption, the same command goes on with the chunks that are missing. Several processes may

@@ -55,7 +55,7 @@ def plan(
     """Say what an extraction will cost and change, from a pilot, before it is paid for.
 
     \b
-    kdpipe plan --data folder:photos/train --teacher torchvision:resnet50,weights=IMAGENET1K_V2 --out photos.kd
+    kdpipe plan --data folder:photos/train --teacher torchvision:resnet50,weights=teacher.pt --out photos.kd
 
     For every codec and number of views: hours, bytes, and the number of students from which on the store pays; and how
     far every codec changes what the teacher says. The flags of kdpipe extract that decide these are the same.

@@ -14,7 +14,7 @@ from .training_options import OPTIMISER, training_options
 @recipe_option
 @click.option("--student", "students", multiple=True, required=True, metavar="SPEC", help="Repeat it to compare.")
 @click.option("--loss", "losses", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
-              help="Repeat it to compare; 'kd + grkd,weight=0.1' is the sum of two.")  # fmt: skip
+              help="Repeat it to compare; 'kd + grkd,weight=10' is the sum of two.")  # fmt: skip
 @click.option("--out", required=True, type=LocalPath(), help="The folder of the sweep.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=A,B",
               help="Values of an option, or of loss.OPTION, to try; with ; where values have commas.")  # fmt: skip

@@ -45,7 +45,7 @@ def verify(
     \b
     kdpipe store verify photos.kd --deep
     kdpipe store verify s3://team/stores/photos.kd
-    kdpipe store verify photos.kd --teacher torchvision:resnet50,weights=IMAGENET1K_V2 --data folder:photos/train
+    kdpipe store verify photos.kd --teacher torchvision:resnet50,weights=teacher.pt --data folder:photos/train
     """
     from ..stores.checks.verify import verify as run
     from ..stores.errors import UsageError

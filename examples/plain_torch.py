@@ -49,7 +49,7 @@ def main(path: str) -> None:
             loss = (
                 torch.nn.functional.cross_entropy(logits, labels)
                 + ltkd(logits, torch.from_numpy(teacher["logits"]), groups)
-                + 0.1 * grkd(logits, ranks=torch.from_numpy(teacher["ranks"]))
+                + 10 * grkd(logits, ranks=torch.from_numpy(teacher["ranks"]))
             )
             optimizer.zero_grad()
             loss.backward()

@@ -38,7 +38,7 @@ def _resumed(folder: Path, out: Path, fault: str, code: int | None, wanted: int,
 
 
 def _limited_files(folder: Path) -> Row:
-    out, output = folder / "limited.kd", folder / "output"
+    out, output = folder / "limited.kd", folder / "limited-output"
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -47,7 +47,7 @@ def _limited_files(folder: Path) -> Row:
 
     code = Child(limited, folder / "limited-output").wait()
     del output
-    return _resumed(folder, out, "a limit on the size of files", code, 1, "as for a full disk")
+    return _resumed(folder, out, "a limit on the size of files", code, 1, sentence(folder / "limited-output"))
 
 
 def _small_disk(folder: Path) -> list[Row]:
@@ -102,7 +102,7 @@ def _stopped_writer(folder: Path, seconds: float) -> Row:
     codes = (first.wait(), second.wait() if waited is None else waited)
     right = codes == (0, 0) and content(out) == reference(folder)
     said = "the other process says whom it waits for" if "waiting for chunks" in output.read_text() else "it waited"
-    how = f"both end with {codes}; {said}; {'identical' if right else 'DIFFERENT'}"
+    how = f"both end with exit codes {codes[0]} and {codes[1]}; {said}; {'identical' if right else 'DIFFERENT'}"
     return Row(f"a writer stopped for {seconds:.0f} s beside another (SIGSTOP)", 1, how, right)
 
 

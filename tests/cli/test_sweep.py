@@ -126,7 +126,7 @@ def test_the_commands_of_the_page_run_in_its_order(cli: Cli, capsys: pytest.Capt
             shown += outcome.out.count("best student: ")
         else:
             exec(arguments[1], {})
-            assert "kd + grkd,weight=0.1 0.1 2 0 done" in capsys.readouterr().out
+            assert "kd + grkd,weight=10 0.1 2 0 done" in capsys.readouterr().out
     assert shown == 4
     found = {name: pq.read_table(f"sweeps/{name}/trials.parquet") for name in ("first", "tpe", "halving", "cluster")}
     assert {name: table.num_rows for name, table in found.items()} == {
