@@ -48,7 +48,16 @@ def _summary(records: list[dict[str, Any]]) -> list[str]:
             f"- **{metric}**: best is {_listed(best)}. Above KD in every setting: {'; '.join(above) or 'none'}. "
             f"Below it in every setting: {'; '.join(below) or 'none'}."
         ]
+    compared = "; ".join(f"{_short(record)}: {_tail_of_ltkd(record)}" for record in records)
+    lines += [
+        f"- **LTKD's tail**, which [its paper](https://arxiv.org/abs/2506.18496) has well above that of KD and DKD: {compared}."
+    ]
     return [*lines, ""]
+
+
+def _tail_of_ltkd(record: dict[str, Any]) -> str:
+    tails = {name: _accuracies(record["losses"][name])["tail"] for name in ("LTKD", "KD", "DKD")}
+    return ", ".join(f"{interval(tails['LTKD'] - tails[rival])} over {rival}" for rival in ("KD", "DKD"))
 
 
 def _short(record: dict[str, Any]) -> str:

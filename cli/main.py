@@ -81,5 +81,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+    from .options import printable  # here: the help needs no part of the stores
+
+    click.echo("\n".join(map(printable, f"Error: {message}".splitlines())), err=True)
     sys.exit(code)

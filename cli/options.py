@@ -124,6 +124,11 @@ def comma_ints(context: click.Context, parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"'{value}' is not a list of whole numbers.", param=parameter) from None
 
 
+def printable(text: str) -> str:
+    """A text on one line: what a stranger's store says cannot move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def size_text(count: float) -> str:
     """A number of bytes with three digits or a decimal: ``512 B``, ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

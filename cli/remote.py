@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import LocalPath, ProgressBar, StorePath, comma_list, json_option, size_text
+from .options import LocalPath, ProgressBar, StorePath, comma_list, json_option, printable, size_text
 
 if TYPE_CHECKING:
     from ..stores.remote.catalog import Entry
@@ -153,7 +153,7 @@ def _show_catalog(entries: "list[Entry]") -> None:
     show_table(head, rows) if rows else click.echo("No store was found.", err=True)
     for entry in entries:
         if entry.problem:
-            click.echo(f"{entry.name}: {entry.problem}", err=True)
+            click.echo(printable(f"{entry.name}: {entry.problem}"), err=True)
 
 
 def _numbers(entry: "Entry") -> str:

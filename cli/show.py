@@ -9,7 +9,7 @@ import msgspec
 
 from ..stores.layout import RECEIPTS, Grid
 from ..stores.manifest import Accuracy, Manifest, Parent, TeacherInfo
-from .options import size_text
+from .options import printable, size_text
 
 
 def show_json(value: object) -> None:
@@ -72,9 +72,9 @@ def show_summary(path: Path, summary: dict[str, Any], *, as_json: bool) -> None:
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns that are not empty, under their names; what a stranger's store says cannot move the cursor."""
+    """Columns that are not empty, under their names."""
     kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
-    lines = [["".join(c if c.isprintable() else "?" for c in line[place]) for place in kept] for line in (head, *rows)]
+    lines = [[printable(line[place]) for place in kept] for line in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
@@ -99,10 +99,10 @@ def accuracy_line(accuracy: Accuracy | None) -> str | None:
 
 def _show_rows(title: str, rows: list[tuple[str, str | None]]) -> None:
     width = max(len(name) for name, _ in rows)
-    click.echo(title)
+    click.echo(printable(title))
     for name, value in rows:
         if value:
-            click.echo(f"  {name:<{width}}  {value}")
+            click.echo(f"  {name:<{width}}  {printable(value)}")
 
 
 def _teacher(teacher: TeacherInfo) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..stores.remote.location import is_url
-from .options import LocalPath, ProgressBar, StorePath, json_option, size_text
+from .options import LocalPath, ProgressBar, StorePath, json_option, printable, size_text
 
 if TYPE_CHECKING:
     from ..stores.checks.repair import Repair
@@ -105,7 +105,7 @@ def _show_report(report: "Report", *, as_json: bool) -> None:
         click.echo(f"  replayed  {report.rows_recomputed:,} rows{off}")
     _show_findings(report.findings)
     for note in report.notes:
-        click.echo(f"  note      {note}")
+        click.echo(f"  note      {printable(note)}")
     if report.stopped:
         click.echo("  There is more that is wrong; this is where the check stopped.")
     damaged = any(finding.check not in ("unfinished", "replay") for finding in report.errors)
@@ -148,7 +148,7 @@ def _show_repair(repaired: "Repair", *, as_json: bool) -> None:
 
 def _show_findings(findings: "tuple[Finding, ...]") -> None:
     for finding in findings[:_SHOWN]:
-        click.echo(f"  {finding.severity:<9} {finding.path}: {finding.problem}")
+        click.echo(f"  {finding.severity:<9} {printable(f'{finding.path}: {finding.problem}')}")
     if len(findings) > _SHOWN:
         click.echo(f"  and {len(findings) - _SHOWN:,} more; --json lists them")
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..stores.codecs import Factorised, parse_codec
 from ..stores.errors import UsageError, unknown
-from ..stores.manifest import PAYLOAD_FORMATS, PayloadFormat
+from ..stores.manifest import MAX_VIEWS, PAYLOAD_FORMATS, PayloadFormat
 from ..stores.remote.cache import parse_size
 from .augment import Augmentation
 from .engines.actor_bounds import parse_actors
@@ -107,6 +107,8 @@ class ExtractConfig:
             parse_actors(self.actors, 1)
 
     def _check_views(self) -> None:
+        if self.views > MAX_VIEWS:
+            raise UsageError(f"--views is {self.views:,}; a store has at most {MAX_VIEWS:,}.")
         if self.augment is not None:
             Augmentation.parse(self.augment)
         elif self.views > 1:

@@ -31,6 +31,23 @@ from .views import Preprocessing
 
 logger = logging.getLogger(__name__)
 
+# of torchvision's data sets: others may unpickle what lies beside the images, these only files of known checksums
+_PLAIN_DATASETS = frozenset(
+    [
+        "CIFAR10",
+        "CIFAR100",
+        "DTD",
+        "FashionMNIST",
+        "Flowers102",
+        "Food101",
+        "ImageFolder",
+        "KMNIST",
+        "MNIST",
+        "STL10",
+        "SVHN",
+    ]
+)
+
 # what is a student's own; whatever else a configuration says is shared by those who are trained side by side
 _OWN = frozenset(
     {
@@ -182,9 +199,10 @@ def _training_samples(config: DistillConfig, store: Store | None) -> Samples:
     if config.data is not None or store is None:
         return load_data(config.data or "")
     recorded = store.manifest.dataset.spec
-    if Spec.parse(recorded).name == "python":
+    if not _is_harmless(Spec.parse(recorded)):
         raise UsageError(
-            f"The store names the data '{recorded}', which would run code. If you trust it, give it as --data."
+            f"The store names the data '{recorded}', which may run code or fetch something. If you trust it, give it "
+            "as --data."
         )
     try:
         return load_data(recorded)
@@ -193,6 +211,13 @@ def _training_samples(config: DistillConfig, store: Store | None) -> Samples:
         raise UsageError(
             f"The store names its data '{recorded}', which cannot be read from here ({reason}). Give --data SPEC."
         ) from None
+
+
+def _is_harmless(spec: Spec) -> bool:
+    """Whether reading these data does nothing but that, whoever wrote the spec."""
+    if spec.name == "torchvision":
+        return spec.location in _PLAIN_DATASETS and "download" not in spec.options
+    return spec.name != "python"
 
 
 def _preprocessing(config: DistillConfig, store: Store | None) -> Preprocessing:

@@ -16,7 +16,7 @@ import msgspec
 from ..stores.errors import UsageError, unknown
 
 _SECRET = re.compile(r"token$|secret|passw|pwd|credential|(api|access)_?key|sig(nature)?$|^auth", re.IGNORECASE)
-_USER = re.compile(r"//[^/@]*@")
+_USER = re.compile(r"//[^/]*@")
 _SEPARATOR = re.compile(r"(\\*),(?=[A-Za-z_]\w*=)")
 
 OptionsT = TypeVar("OptionsT")
@@ -61,9 +61,8 @@ class Spec:
 
     def public(self) -> str:
         """The spec as a store may record it: options that look like a secret, users and queries are left out."""
-        kept = {key: value for key, value in self.options.items() if not _SECRET.search(key)}
-        location = _USER.sub("//", self.location.partition("?")[0] if "://" in self.location else self.location)
-        return str(dataclasses.replace(self, location=location, options=kept))
+        kept = {key: _public_address(value) for key, value in self.options.items() if not _SECRET.search(key)}
+        return str(dataclasses.replace(self, location=_public_address(self.location), options=kept))
 
     def take(self, *keys: str) -> "tuple[Spec, Spec]":
         """Split into (the options named by ``keys``, the rest); both keep name and location."""
@@ -97,6 +96,11 @@ class Spec:
         except msgspec.ValidationError as error:
             reason = str(error).removesuffix(".")
             raise UsageError(f"The spec '{self}' cannot be read: {reason}.") from None
+
+
+def _public_address(text: str) -> str:
+    """An address without user, password and query; any other text as it is."""
+    return _USER.sub("//", text.partition("?")[0]) if "://" in text else text
 
 
 def _split(text: str) -> list[str]:

@@ -22,6 +22,7 @@ FORMAT_VERSION = "1.0"
 # A stranger's store may claim anything: every count and text is bounded before it sizes an allocation.
 MAX_DOCUMENT_BYTES = 16_000_000
 _MAX_CHUNKS = 2**24
+MAX_VIEWS = 1_000_000
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -109,7 +110,7 @@ class Manifest:
     state: Literal["writing", "complete"] = "writing"
     num_samples: Positive
     num_classes: Annotated[int, Meta(ge=2, le=65536)]
-    num_views: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    num_views: Annotated[int, Meta(ge=1, le=MAX_VIEWS)] = 1
     chunk_rows: Positive
     arrays: Annotated[tuple[ArrayInfo, ...], Meta(min_length=1, max_length=16)]
     codec: Text | None = None

@@ -247,6 +247,8 @@ def _from_file(path: Path) -> Augmentation:
         raise UsageError(f"The augmentation {path} is not valid {path.suffix[1:].upper()}: {error}.") from None
     if not isinstance(fields, dict):
         raise UsageError(f"The augmentation {path} must be a table with size=.., transforms=[..] and so on.")
+    if "recorded" in fields:
+        raise UsageError(f"The augmentation {path} has 'recorded', which only an import of views sets. Leave it out.")
     return Augmentation.from_dict(fields, f"The augmentation {path}")
 
 

@@ -193,9 +193,10 @@ class _DenseRows:
             return
         row = int(np.flatnonzero(bad)[0])
         what = "are all equal" if finite[row] else "are not finite (NaN or infinite)"
+        others = f", and those of {bad.sum() - 1} more in its chunk" if bad.sum() > 1 else ""
         raise BadLogitsError(
-            f"The logits of '{self._sample_ids[start + row].as_py()}' (row {start + row:,}) {what}, and those of "
-            f"{int(bad.sum()) - 1} more in its chunk. Leave such rows out."
+            f"The logits of '{self._sample_ids[start + row].as_py()}' (row {start + row:,}) {what}{others}. "
+            "Leave such rows out."
         )
 
 
@@ -244,7 +245,7 @@ def _logits(config: ImportConfig, arrays: Mapping[str, object]) -> Rows:
     shape = getattr(found, "shape", None)
     if shape is None or len(shape) != 2:
         raise UsageError(f"'{name}' in {config.source} is no array (samples, classes), but {_kind(found)}.")
-    if as_float32(found[:0]).shape[1] < 2 or not _is_float(found[:0]):
+    if shape[1] < 2 or not _is_float(found[:0]):
         raise UsageError(f"'{name}' in {config.source} holds {_kind(found)}: floating-point logits are needed.")
     return found
 

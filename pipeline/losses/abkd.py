@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .numerics import check_finite, check_logits, check_positive, full_precision, log_softmaxes
+from .numerics import check_exponent, check_logits, check_scale, full_precision, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -38,18 +38,18 @@ def abkd(
         teacher_logits: (B, C) floating point; no gradient flows into it.
         alpha: a, any finite number.
         beta: b, any finite number.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, a temperature not above 0, alpha or beta not finite.
+        UsageError: shapes that do not match, integer logits, a temperature out of range, alpha or beta out of range.
     """
     check_logits("abkd", student_logits, teacher_logits)
-    check_finite("abkd", "alpha", alpha)
-    check_finite("abkd", "beta", beta)
-    check_positive("abkd", "temperature", temperature)
+    check_exponent("abkd", "alpha", alpha)
+    check_exponent("abkd", "beta", beta)
+    check_scale("abkd", "temperature", temperature)
     with full_precision(student_logits):
         log_q, log_p = log_softmaxes(student_logits, teacher_logits, temperature)
         # D(p, q; a, b) = D(q, p; b, a): the larger of a and b may be the one that is divided by
@@ -93,9 +93,9 @@ class ABKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self.name, "alpha", self.alpha)
-        check_finite(self.name, "beta", self.beta)
-        check_positive(self.name, "temperature", self.temperature)
+        check_exponent(self.name, "alpha", self.alpha)
+        check_exponent(self.name, "beta", self.beta)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

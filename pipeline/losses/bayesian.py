@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...stores.errors import UsageError
-from .numerics import check_logits, check_positive, compute_dtype, full_precision
+from .numerics import check_logits, check_scale, compute_dtype, full_precision
 from .registry import Loss, LossInputs, register
 
 
@@ -21,15 +21,15 @@ def log_mean_probabilities(view_logits: Tensor, *, temperature: float = 1.0) -> 
 
     Args:
         view_logits: (V, B, C) floating point: views of the input, or passes of a stochastic teacher.
-        temperature: T, above 0; before the mean.
+        temperature: T, from 0.01 to 1000; before the mean.
 
     Returns:
         (B, C), float32 (float64 if ``view_logits`` is).
 
     Raises:
-        UsageError: a wrong shape or dtype, or a temperature not above 0.
+        UsageError: a wrong shape or dtype, or a temperature out of range.
     """
-    check_positive("bayesian", "temperature", temperature)
+    check_scale("bayesian", "temperature", temperature)
     if view_logits.ndim != 3 or 0 in view_logits.shape or not view_logits.is_floating_point():
         raise UsageError(
             f"bayesian: view_logits is {view_logits.dtype} of shape {tuple(view_logits.shape)}. Give floating-point "
@@ -52,13 +52,13 @@ def bayesian_kd(student_logits: Tensor, view_logits: Tensor, *, temperature: flo
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.
         view_logits: (V, B, C) floating point; no gradient flows into it.
-        temperature: T of the teacher's softmax, above 0.
+        temperature: T of the teacher's softmax, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes or dtypes that do not match, or a temperature not above 0.
+        UsageError: shapes or dtypes that do not match, or a temperature out of range.
     """
     targets = log_mean_probabilities(view_logits, temperature=temperature)
     check_logits("bayesian", student_logits, targets)
@@ -80,7 +80,7 @@ class BayesianKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

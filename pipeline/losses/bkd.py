@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError
-from .numerics import at_least_one, check_logits, check_positive, full_precision, kl_divergence, log_softmaxes
+from .numerics import at_least_one, check_logits, check_scale, full_precision, kl_divergence, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -39,18 +39,18 @@ def bkd(
         class_counts: (C,) training samples of each class; a class without any counts as one sample, which is
             kdpipe's choice (the formula's weight would be infinite).
         beta: from 0, below 1; the nearer to 1, the more rare classes weigh.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
         UsageError: shapes that do not match, integer logits, negative counts, beta outside [0, 1), a temperature
-            not above 0.
+            out of range.
     """
     check_logits("bkd", student_logits, teacher_logits)
     _check_beta(beta)
-    check_positive("bkd", "temperature", temperature)
+    check_scale("bkd", "temperature", temperature)
     counts = at_least_one("bkd", class_counts, student_logits)
     with full_precision(student_logits):
         log_student, log_teacher = log_softmaxes(student_logits, teacher_logits, temperature)
@@ -83,7 +83,7 @@ class BKD(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_beta(self.beta)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

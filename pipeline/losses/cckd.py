@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .numerics import check_logits, check_positive, full_precision, kl_divergence, log_class_mass, log_softmaxes
+from .numerics import check_logits, check_scale, full_precision, kl_divergence, log_class_mass, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -26,16 +26,16 @@ def cckd(student_logits: Tensor, teacher_logits: Tensor, class_mass: Tensor, *, 
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it.
         class_mass: (C,) floating point, m up to a common factor, at the same temperature.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, a temperature or a mass not above 0.
+        UsageError: shapes that do not match, integer logits, a temperature out of range, a mass not above 0.
     """
     check_logits("cckd", student_logits, teacher_logits)
-    check_positive("cckd", "temperature", temperature)
+    check_scale("cckd", "temperature", temperature)
     log_mass = log_class_mass("cckd", class_mass, student_logits)
     with full_precision(student_logits):
         log_student, log_teacher = log_softmaxes(student_logits, teacher_logits, temperature)
@@ -54,7 +54,7 @@ class CCKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...stores.errors import UsageError
 from .correlation import pearson, soft_ranks
 from .lskd import standardise
-from .numerics import check_logits, check_positive, check_weight, compute_dtype, full_precision, log_softmaxes
+from .numerics import check_logits, check_scale, check_weight, compute_dtype, full_precision, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -42,21 +42,21 @@ def cmkd(
         teacher_logits: (B, C) floating point; no gradient flows into it.
         alpha: factor of the part of the values, 0 or above.
         beta: factor of the part of the ranks, 0 or above.
-        temperature: T, above 0.
-        strength: of the soft ranks, in standard deviations of a sample's logits, above 0.
+        temperature: T, from 0.01 to 1000.
+        strength: of the soft ranks, in standard deviations of a sample's logits, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, a single class, a temperature or strength not above
-            0, a negative factor.
+        UsageError: shapes that do not match, integer logits, a single class, a temperature or strength out of
+            range, a negative factor.
     """
     check_logits("cmkd", student_logits, teacher_logits)
     check_weight("cmkd", "alpha", alpha)
     check_weight("cmkd", "beta", beta)
-    check_positive("cmkd", "temperature", temperature)
-    check_positive("cmkd", "strength", strength)
+    check_scale("cmkd", "temperature", temperature)
+    check_scale("cmkd", "strength", strength)
     num_classes = student_logits.shape[1]
     if num_classes < 2:
         raise UsageError("cmkd: student_logits has one class. Give two or more: one has no order.")
@@ -89,8 +89,8 @@ class CMKD(Loss):
         super().__post_init__()
         check_weight(self.name, "alpha", self.alpha)
         check_weight(self.name, "beta", self.beta)
-        check_positive(self.name, "temperature", self.temperature)
-        check_positive(self.name, "strength", self.strength)
+        check_scale(self.name, "temperature", self.temperature)
+        check_scale(self.name, "strength", self.strength)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

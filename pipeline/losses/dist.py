@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .correlation import pearson
-from .numerics import check_logits, check_positive, check_weight, full_precision, log_softmaxes
+from .numerics import check_logits, check_scale, check_weight, full_precision, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -34,18 +34,18 @@ def dist(
         teacher_logits: (B, C) floating point; no gradient flows into it.
         beta: factor of the inter-class part, 0 or above.
         gamma: factor of the intra-class part, 0 or above.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, a temperature not above 0, a negative factor.
+        UsageError: shapes that do not match, integer logits, a temperature out of range, a negative factor.
     """
     check_logits("dist", student_logits, teacher_logits)
     check_weight("dist", "beta", beta)
     check_weight("dist", "gamma", gamma)
-    check_positive("dist", "temperature", temperature)
+    check_scale("dist", "temperature", temperature)
     with full_precision(student_logits):
         log_student, log_teacher = log_softmaxes(student_logits, teacher_logits, temperature)
         student, teacher = log_student.exp(), log_teacher.exp()
@@ -70,7 +70,7 @@ class DIST(Loss):
         super().__post_init__()
         check_weight(self.name, "beta", self.beta)
         check_weight(self.name, "gamma", self.gamma)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -12,7 +12,7 @@ from ...stores.errors import UsageError
 from .numerics import (
     check_labels,
     check_logits,
-    check_positive,
+    check_scale,
     check_weight,
     compute_dtype,
     full_precision,
@@ -47,20 +47,20 @@ def dkd(
         labels: (B,) integer class ids.
         alpha: factor of the true class's part, 0 or above.
         beta: factor of the other classes' part, 0 or above.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
         UsageError: shapes or dtypes that do not match, a single class, labels outside the classes (looked for
-            in CPU tensors only), a temperature not above 0, a negative alpha or beta.
+            in CPU tensors only), a temperature out of range, a negative alpha or beta.
     """
     check_logits("dkd", student_logits, teacher_logits)
     check_labels("dkd", labels, student_logits)
     check_weight("dkd", "alpha", alpha)
     check_weight("dkd", "beta", beta)
-    check_positive("dkd", "temperature", temperature)
+    check_scale("dkd", "temperature", temperature)
     if student_logits.shape[1] < 2:
         raise UsageError("dkd: student_logits has one class. Give two or more: there must be others than the true one.")
     dtype = compute_dtype(student_logits)
@@ -98,7 +98,7 @@ class DKD(Loss):
         super().__post_init__()
         check_weight(self.name, "alpha", self.alpha)
         check_weight(self.name, "beta", self.beta)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError, unknown
-from .numerics import check_integers, check_logits, check_positive, compute_dtype, full_precision
+from .numerics import check_integers, check_logits, check_scale, compute_dtype, full_precision
 from .pairs import pair_losses
 from .registry import Loss, LossInputs, register
 
@@ -44,7 +44,7 @@ def grkd(
         ranks: (B, R) integer class ids, the teacher's best first, without repetition. With R < C the pairs
             are those among the ranked classes, and each ranked class above every unranked one.
         teacher_logits: (B, C) floating point, instead of ``ranks``. Classes with equal logits give no pair.
-        tau: temperature of the student's differences, above 0.
+        tau: temperature of the student's differences, from 0.01 to 1000.
         reduction: ``sum`` over pairs, or ``pair_mean``: also divided by each sample's number of pairs (a
             sample without pairs counts as 0). Both are means over the batch.
 
@@ -53,10 +53,10 @@ def grkd(
 
     Raises:
         UsageError: not exactly one of ``ranks`` and ``teacher_logits``, shapes or dtypes that do not match,
-            ids outside 0..C-1 (looked for in CPU tensors only), tau not above 0, an unknown reduction.
+            ids outside 0..C-1 (looked for in CPU tensors only), tau out of range, an unknown reduction.
     """
     check_logits("grkd", student_logits, teacher_logits)
-    check_positive("grkd", "tau", tau)
+    check_scale("grkd", "tau", tau)
     if reduction not in REDUCTIONS:
         raise unknown("reduction", reduction, REDUCTIONS)
     num_classes = student_logits.shape[1]
@@ -188,7 +188,7 @@ class GRKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "tau", self.tau)
+        check_scale(self.name, "tau", self.tau)
         if self.reduction not in REDUCTIONS:
             raise unknown("reduction", self.reduction, REDUCTIONS)
 

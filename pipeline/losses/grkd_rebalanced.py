@@ -14,6 +14,7 @@ from .numerics import (
     check_logits,
     check_per_class,
     check_positive,
+    check_scale,
     compute_dtype,
     full_precision,
     remember,
@@ -45,8 +46,8 @@ def grkd_rebalanced(
         class_groups: (C,) integer group of each class, from 0.
         group_mass: (G,) floating point, the teacher's group masses over the store at this temperature, up to a
             common factor.
-        temperature: T, above 0.
-        tau: temperature of the student's differences, above 0.
+        temperature: T, from 0.01 to 1000.
+        tau: temperature of the student's differences, from 0.01 to 1000.
         reduction: as in `grkd`.
 
     Returns:
@@ -57,7 +58,7 @@ def grkd_rebalanced(
             above 0 for a group that has classes.
     """
     check_logits("grkd-rebalanced", student_logits, teacher_logits)
-    check_positive("grkd-rebalanced", "temperature", temperature)
+    check_scale("grkd-rebalanced", "temperature", temperature)
     log_mass = _log_mass(class_groups, group_mass, student_logits)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
@@ -106,8 +107,8 @@ class RebalancedGRKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
-        check_positive(self.name, "tau", self.tau)
+        check_scale(self.name, "temperature", self.temperature)
+        check_scale(self.name, "tau", self.tau)
         if self.reduction not in REDUCTIONS:
             raise unknown("reduction", self.reduction, REDUCTIONS)
 

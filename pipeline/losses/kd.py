@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .divergence import group_divergence, is_compiled_for
-from .numerics import check_logits, check_positive, compute_dtype, full_precision, kl_divergence
+from .numerics import check_logits, check_scale, compute_dtype, full_precision, kl_divergence
 from .registry import Loss, LossInputs, register
 from .top import check_top, coarse_divergence, scatter_top
 
@@ -25,16 +25,16 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, or a temperature not above 0.
+        UsageError: shapes that do not match, integer logits, or a temperature out of range.
     """
     check_logits("kd", student_logits, teacher_logits)
-    check_positive("kd", "temperature", temperature)
+    check_scale("kd", "temperature", temperature)
     if is_compiled_for(student_logits):
         sizes = [student_logits.shape[1]]
         return group_divergence(student_logits, teacher_logits, sizes, None, 0.0, 1.0, temperature)
@@ -60,18 +60,18 @@ def kd_top(
         top_classes: (B, K) integer class ids, without repetition.
         top_logits: (B, K) floating point, the teacher's logits of these.
         logsumexp: (B,) of the teacher's ``z / T`` over all C classes.
-        temperature: T, above 0: the one of ``logsumexp``.
+        temperature: T, from 0.01 to 1000: the one of ``logsumexp``.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
         UsageError: shapes or dtypes that do not match, ids outside 0..C-1 (looked for in CPU tensors only), or a
-            temperature not above 0.
+            temperature out of range.
     """
     check_logits("kd_top", student_logits)
     check_top("kd_top", student_logits, top_classes, top_logits, logsumexp)
-    check_positive("kd_top", "temperature", temperature)
+    check_scale("kd_top", "temperature", temperature)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         scores, kept = scatter_top(top_classes, top_logits.detach().to(dtype) / temperature, student_logits.shape[1])
@@ -92,7 +92,7 @@ class KD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -13,7 +13,7 @@ from ...stores.errors import UsageError, unknown
 from .correlation import centre
 from .dkd import dkd
 from .kd import kd
-from .numerics import check_logits, check_positive, check_weight, compute_dtype, full_precision
+from .numerics import check_logits, check_scale, check_weight, compute_dtype, full_precision
 from .registry import Loss, LossInputs, register
 
 BASES = ("kd", "dkd")
@@ -69,7 +69,7 @@ class LSKD(Loss):
         super().__post_init__()
         if self.base not in BASES:
             raise unknown("base of lskd", self.base, BASES)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
         check_weight(self.name, "alpha", self.alpha)
         check_weight(self.name, "beta", self.beta)
 

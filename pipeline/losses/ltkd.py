@@ -15,6 +15,7 @@ from .numerics import (
     check_integers,
     check_logits,
     check_positive,
+    check_scale,
     check_weight,
     compute_dtype,
     full_precision,
@@ -58,7 +59,7 @@ def ltkd(
         class_groups: (C,) integer group of each class, from 0. A group without classes plays no part.
         alpha: factor of the cross-group loss, 0 or above.
         beta: factor of the within-group loss, 0 or above.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
         group_mass: (G,) floating point, takes the place of the batch's S_G, up to a common factor: such as
             the sum of `group_masses` over a store, at the same temperature.
 
@@ -66,11 +67,11 @@ def ltkd(
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes or dtypes that do not match, negative groups, a temperature not above 0, a
+        UsageError: shapes or dtypes that do not match, negative groups, a temperature out of range, a
             negative alpha or beta, too few group masses, or one not above 0 for a group that has classes.
     """
     check_logits("ltkd", student_logits, teacher_logits)
-    check_positive("ltkd", "temperature", temperature)
+    check_scale("ltkd", "temperature", temperature)
     check_weight("ltkd", "alpha", alpha)
     check_weight("ltkd", "beta", beta)
     partition = _checked_partition("ltkd", class_groups, student_logits)
@@ -112,7 +113,7 @@ def ltkd_top(
         class_groups: (C,) integer group of each class, from 0.
         alpha: factor of the cross-group loss, 0 or above.
         beta: factor of the within-group loss, 0 or above.
-        temperature: T, above 0: the one of ``group_logsumexp``.
+        temperature: T, from 0.01 to 1000: the one of ``group_logsumexp``.
         group_mass: (G,) floating point, as of `ltkd`.
 
     Returns:
@@ -123,7 +124,7 @@ def ltkd_top(
     """
     check_logits("ltkd_top", student_logits)
     check_top("ltkd_top", student_logits, top_classes, top_logits, group_logsumexp)
-    check_positive("ltkd_top", "temperature", temperature)
+    check_scale("ltkd_top", "temperature", temperature)
     check_weight("ltkd_top", "alpha", alpha)
     check_weight("ltkd_top", "beta", beta)
     partition = _checked_partition("ltkd_top", class_groups, student_logits)
@@ -261,16 +262,16 @@ def group_masses(logits: Tensor, class_groups: Tensor, temperature: float) -> Te
     Args:
         logits: (N, C) floating point, the teacher's.
         class_groups: (C,) integer group of each class, from 0.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         (G,) float64; 0 for a group without classes.
 
     Raises:
-        UsageError: shapes or dtypes that do not match, negative groups, or a temperature not above 0.
+        UsageError: shapes or dtypes that do not match, negative groups, or a temperature out of range.
     """
     check_logits("group_masses", logits)
-    check_positive("group_masses", "temperature", temperature)
+    check_scale("group_masses", "temperature", temperature)
     partition = _checked_partition("group_masses", class_groups, logits)
     with full_precision(logits):
         probabilities = (logits.detach().to(compute_dtype(logits)) / temperature).softmax(1)
@@ -329,7 +330,7 @@ class LTKD(Loss):
         super().__post_init__()
         check_weight(self.name, "alpha", self.alpha)
         check_weight(self.name, "beta", self.beta)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
         if self.calibration not in CALIBRATIONS:
             raise unknown("calibration", self.calibration, CALIBRATIONS)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...stores.errors import UsageError
 from .kd import kd
-from .numerics import check_logits, check_positive, compute_dtype, full_precision, kl_divergence, log_softmaxes
+from .numerics import check_logits, check_scale, compute_dtype, full_precision, kl_divergence, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -36,18 +36,18 @@ def mixkd(
         teacher_logits: (B, C) floating point, of the first inputs; no gradient flows into it.
         partner_logits: (B, C) floating point, of the second inputs, such as those of a permuted batch.
         mixing: m, the share of the first input, from 0 to 1: a number, or (B,) one for each sample.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
         UsageError: shapes or dtypes that do not match, shares outside 0..1 (looked for in numbers and CPU
-            tensors), a temperature not above 0.
+            tensors), a temperature out of range.
     """
     check_logits("mixkd", student_logits, teacher_logits)
     check_logits("mixkd", student_logits, partner_logits)
-    check_positive("mixkd", "temperature", temperature)
+    check_scale("mixkd", "temperature", temperature)
     share = _checked_share(mixing, student_logits)
     with full_precision(student_logits):
         log_student, log_first = log_softmaxes(student_logits, teacher_logits, temperature)
@@ -69,7 +69,7 @@ class MixKD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

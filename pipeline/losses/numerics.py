@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ...stores.codecs.top import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE
 from ...stores.errors import UsageError
 
 ResultT = TypeVar("ResultT")
+
+_LARGEST_FACTOR = 1e6
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
@@ -123,24 +126,36 @@ def check_positive(where: str, name: str, value: float) -> None:
         raise UsageError(f"{where}: {name} is {value}. Give a finite number above 0.")
 
 
-def check_finite(where: str, name: str, value: float) -> None:
-    """The number must be finite.
+def check_scale(where: str, name: str, value: float) -> None:
+    """A number that logits or scores are divided by, such as a temperature: from 0.01 to 1000, as in stores.
 
     Raises:
         UsageError: it is not.
     """
-    if not math.isfinite(value):
-        raise UsageError(f"{where}: {name} is {value}. Give a finite number.")
+    if not SMALLEST_TEMPERATURE <= value <= LARGEST_TEMPERATURE:  # NaN compares false
+        raise UsageError(
+            f"{where}: {name} is {value}. Give a number from {SMALLEST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}."
+        )
+
+
+def check_exponent(where: str, name: str, value: float) -> None:
+    """A number of either sign, of at most a million.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not abs(value) <= _LARGEST_FACTOR:
+        raise UsageError(f"{where}: {name} is {value}. Give a number from {-_LARGEST_FACTOR:g} to {_LARGEST_FACTOR:g}.")
 
 
 def check_weight(where: str, name: str, value: float) -> None:
-    """The number must be finite and at least 0.
+    """A factor: from 0 to a million.
 
     Raises:
         UsageError: it is not.
     """
-    if not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"{where}: {name} is {value}. Give a finite number, 0 or above.")
+    if not 0 <= value <= _LARGEST_FACTOR:
+        raise UsageError(f"{where}: {name} is {value}. Give a number from 0 to {_LARGEST_FACTOR:g}.")
 
 
 def at_least_one(where: str, class_counts: Tensor, student_logits: Tensor) -> Tensor:

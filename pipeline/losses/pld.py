@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .listmle import choice_costs
-from .numerics import check_labels, check_logits, check_positive, compute_dtype, full_precision
+from .numerics import check_labels, check_logits, check_scale, compute_dtype, full_precision
 from .registry import Loss, LossInputs, register
 
 
@@ -25,18 +25,18 @@ def pld(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, tempe
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it. Equal logits are ordered by class id.
         labels: (B,) integer class ids.
-        temperature: T of the weights, above 0; the student's logits are taken as they are.
+        temperature: T of the weights, from 0.01 to 1000; the student's logits are taken as they are.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
         UsageError: shapes or dtypes that do not match, labels outside the classes (looked for in CPU tensors
-            only), a temperature not above 0.
+            only), a temperature out of range.
     """
     check_logits("pld", student_logits, teacher_logits)
     check_labels("pld", labels, student_logits)
-    check_positive("pld", "temperature", temperature)
+    check_scale("pld", "temperature", temperature)
     dtype = compute_dtype(student_logits)
     teacher_logits = teacher_logits.detach()
     with full_precision(student_logits):
@@ -59,7 +59,7 @@ class PLD(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

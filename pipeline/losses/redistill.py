@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...stores.errors import UsageError
-from .numerics import check_finite, check_logits, check_positive, full_precision, kl_divergence, log_softmaxes
+from .numerics import check_exponent, check_logits, check_scale, full_precision, kl_divergence, log_softmaxes
 from .registry import Loss, LossInputs, register
 
 
@@ -31,17 +31,17 @@ def redistill(
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it.
         power: l, above -1.
-        temperature: T, above 0.
+        temperature: T, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, a temperature not above 0, a power not above -1.
+        UsageError: shapes that do not match, integer logits, a temperature out of range, a power not above -1.
     """
     check_logits("redistill", student_logits, teacher_logits)
     _check_power(power)
-    check_positive("redistill", "temperature", temperature)
+    check_scale("redistill", "temperature", temperature)
     with full_precision(student_logits):
         log_q, log_p = log_softmaxes(student_logits, teacher_logits, temperature)
         if power == 0:
@@ -52,7 +52,7 @@ def redistill(
 
 
 def _check_power(power: float) -> None:
-    check_finite("redistill", "power", power)
+    check_exponent("redistill", "power", power)
     if power <= -1:
         raise UsageError(f"redistill: power is {power}. Give a number above -1, such as 0.67.")
 
@@ -71,7 +71,7 @@ class REDistill(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_power(self.power)
-        check_positive(self.name, "temperature", self.temperature)
+        check_scale(self.name, "temperature", self.temperature)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...stores.errors import UsageError
 from .correlation import pearson, soft_ranks
-from .numerics import check_logits, check_positive, compute_dtype, full_precision
+from .numerics import check_logits, check_scale, compute_dtype, full_precision
 from .registry import Loss, LossInputs, register
 
 
@@ -28,17 +28,17 @@ def rlkd(student_logits: Tensor, teacher_logits: Tensor, *, k: int = 5, strength
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it.
         k: how many of each net's best classes, 1 or more; C where there are fewer.
-        strength: of the soft ranks, in units of the logits, above 0.
+        strength: of the soft ranks, in units of the logits, from 0.01 to 1000.
 
     Returns:
         A scalar, float32 (float64 if ``student_logits`` is).
 
     Raises:
-        UsageError: shapes that do not match, integer logits, k below 1, a strength not above 0.
+        UsageError: shapes that do not match, integer logits, k below 1, a strength out of range.
     """
     check_logits("rlkd", student_logits, teacher_logits)
     _check_k(k)
-    check_positive("rlkd", "strength", strength)
+    check_scale("rlkd", "strength", strength)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
         student, teacher = student_logits.to(dtype), teacher_logits.detach().to(dtype)
@@ -81,7 +81,7 @@ class RLKD(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_k(self.k)
-        check_positive(self.name, "strength", self.strength)
+        check_scale(self.name, "strength", self.strength)
 
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""

@@ -26,7 +26,8 @@ def sweep_page(report: SweepReport) -> Page:
     sections = [_trials_section(report)]
     conclusions = []
     if report.finished:
-        sections = [_board(report), _settings_section(report), _cost_section(report), *sections]
+        compared = [_settings_section(report)] if len(report.finished) > 1 else []
+        sections = [_board(report), *compared, _cost_section(report), *sections]
         conclusions = [_winner(report), *(section.figures[0].conclusion for section in sections if section.figures)]
     return Page(
         kind="sweep",
@@ -133,7 +134,7 @@ def _shared(report: SweepReport) -> str:
     best = report.finished[: max(2, round(len(report.finished) / 10))]
     names = [name for name in report.varied if name != SEED]
     shared = [f"{name} {setting(best[0], name)}" for name in names if len({setting(row, name) for row in best}) == 1]
-    if not shared or len(best) < 2:
+    if not shared:
         return f"The best {count(len(best), 'trial')} share no setting."
     return f"The best {count(len(best), 'trial')} share {', '.join(shared)}."
 

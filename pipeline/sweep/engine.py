@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...stores import CorruptStoreError, KdpipeError, UsageError
-from ...stores.errors import BusyError, DeviceMemoryError, DivergedError
+from ...stores import KdpipeError, MismatchError, UsageError
+from ...stores.errors import BusyError, DeviceMemoryError, DivergedError, MissingArrayError
 from ..config import DistillConfig
 from ..distill import DistillResult, distill_cohort, shared_settings
 from ..ranks import Ranks
@@ -84,11 +84,11 @@ def train_cohort(configs: Sequence[DistillConfig], until: int | None, *, own_dat
     Args:
         configs: of its runs.
         until: stop before this epoch.
-        own_data: whether not all trials of the sweep have these data, so that data which cannot be had fail these.
+        own_data: whether not all trials of the sweep have these data, so that data which do not fit fail these.
 
     Raises:
-        KdpipeError: the store is gone or damaged, the data cannot be had that all trials share, or another process is
-            training one of these runs.
+        KdpipeError: the store is gone or damaged, data cannot be had, data that all trials share do not fit, or another
+            process is training one of these runs.
     """
     outcomes = _outcomes(configs, until, own_data=own_data)
     if any(outcome.crowded for outcome in outcomes):
@@ -121,9 +121,7 @@ def _outcomes(configs: Sequence[DistillConfig], until: int | None, *, own_data: 
     """See :func:`train_cohort`; the exceptions of students end here."""
     try:
         results = distill_cohort(configs, until=until)
-    except (CorruptStoreError, BusyError):
-        raise
-    except KdpipeError as error:
+    except (UsageError, MismatchError, MissingArrayError) as error:  # others may end: a store or a disk can be mended
         if not own_data:
             raise
         results = [error] * len(configs)

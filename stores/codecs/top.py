@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..ranking import rank_classes
 from .codec import Codec
 
-_SMALLEST_TEMPERATURE, _LARGEST_TEMPERATURE = 0.01, 1000.0
+SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 1000.0
 _MAX_TEMPERATURES = 16
 # rows are encoded so many elements at a time, so that the float64 copies stay small
 _SLICE_ELEMENTS = 2**20
@@ -49,10 +49,10 @@ class TopK(Codec):
         if not 1 <= len(self.temperatures) <= _MAX_TEMPERATURES or len(set(self.temperatures)) < len(self.temperatures):
             raise UsageError(f"{self.spec}: give 1 to {_MAX_TEMPERATURES} temperatures, each once.")
         for temperature in self.temperatures:
-            if not _SMALLEST_TEMPERATURE <= temperature <= _LARGEST_TEMPERATURE:  # NaN compares false
+            if not SMALLEST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:  # NaN compares false
                 raise UsageError(
-                    f"{self.spec}: the temperature {temperature:g} is not between {_SMALLEST_TEMPERATURE:g} and "
-                    f"{_LARGEST_TEMPERATURE:g}."
+                    f"{self.spec}: the temperature {temperature:g} is not between {SMALLEST_TEMPERATURE:g} and "
+                    f"{LARGEST_TEMPERATURE:g}."
                 )
 
     @property

@@ -41,9 +41,7 @@ class ChunkCache:
 
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
         self.folder = folder or default_folder()
-        self.max_bytes = DEFAULT_BYTES if max_bytes is None else max_bytes
-        if self.max_bytes <= 0:
-            raise UsageError(f"The size of the cache must be above 0, not {self.max_bytes}.")
+        self.max_bytes = DEFAULT_BYTES if max_bytes is None else _checked(max_bytes)
         self._room = self._coming = 0  # bytes that may be written before the next look; that are being written
         self._lock = threading.Lock()
 
@@ -93,15 +91,21 @@ def default_folder() -> Path:
 
 
 def parse_size(text: str) -> int:
-    """Bytes from a text such as ``20GB`` or ``500 MB``; the units are powers of 1000.
+    """Bytes of a cache from a text such as ``20GB`` or ``500 MB``; the units are powers of 1000.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: it is not of that form, or less than a byte.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"'{text}' is no size. Write a number and a unit, such as 20GB or 500MB.")
-    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
+    return _checked(int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " ")))
+
+
+def _checked(max_bytes: int) -> int:
+    if max_bytes <= 0:
+        raise UsageError(f"The size of the cache must be above 0, not {max_bytes}.")
+    return max_bytes
 
 
 def _chunk_files(folder: Path) -> Iterator[tuple[float, int, Path]]:

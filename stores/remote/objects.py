@@ -29,7 +29,7 @@ class Objects(Protocol):
         """The bytes of an object, or None if there is none.
 
         Raises:
-            CorruptStoreError: it is larger than ``limit`` bytes; it is then not read.
+            CorruptStoreError: it is larger than ``limit`` bytes, or a link to a file elsewhere; it is then not read.
             KdpipeError: the place cannot be reached, or does not let us read.
         """
         ...
@@ -74,12 +74,15 @@ class LocalObjects:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._root = location.folder
+        self._resolved = self._root.resolve()  # the folder itself may lie behind a link
 
     def read(self, path: str, *, limit: int) -> memoryview | None:
         """See :class:`Objects`."""
         file = self._root / path
         if not file.exists():
             return None
+        if not file.resolve().is_relative_to(self._resolved):
+            raise CorruptStoreError(f"{file} leads out of its folder: refused unread. Put the file itself there.")
         if not file.is_file() or file.stat().st_size > limit:
             raise CorruptStoreError(f"{file} is not a file of at most {limit} bytes: refused unread.")
         return memoryview(file.read_bytes())

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..claims import living_claims
 from ..errors import CorruptStoreError, MismatchError, RefusedError
-from ..files import FileRecord, is_temporary, place_file, remove_temporaries, write_file
+from ..files import FileRecord, create_file, is_temporary, place_file, remove_temporaries, write_file
 from ..layout import CLASSES, MANIFEST, receipt_file, samples_file
 from ..manifest import Checksum, Digest, Manifest, Parent, Receipt
 from ..payload.layout import payload_layout
@@ -131,17 +131,16 @@ def _make_ours(root: Path, mark: PullMark) -> None:
         MismatchError: another pull was begun there.
         RefusedError: something that is not a store is there.
     """
-    if (root / MARK).exists():
+    remove_temporaries(root)
+    if not (root / MARK).exists() and _is_foreign(root):
+        raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another folder.")
+    if not create_file(root, MARK, msgspec.json.encode(mark)):
         try:
             found = msgspec.json.decode((root / MARK).read_bytes(), type=PullMark)
         except msgspec.DecodeError:
             found = None
         if found != mark:
             raise MismatchError(f"Another pull was begun in {root}. Finish that one, or choose another folder.")
-    elif _is_foreign(root):
-        raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another folder.")
-    remove_temporaries(root)
-    write_file(root, MARK, msgspec.json.encode(mark))
 
 
 def _is_foreign(root: Path) -> bool:
@@ -171,9 +170,9 @@ class _Pull:
         if part.is_whole:
             manifest = part.whole
             self._fetch_all(chain(((record.path, record) for record in manifest.files), self._arriving()))
-            self._check_receipts()
+            self._check_receipts(self._receipts[chunk][1] for chunk in sorted(self._receipts))
         else:
-            in_parallel(part.chunks(), self._read_receipt, on_done=self._keep_receipt)
+            self._check_receipts(self._all_receipts())
             manifest = self._write_skeleton()
             self._fetch_all(file for chunk in sorted(self._receipts) for file in self._files(chunk))
         in_parallel(sorted(self._receipts), self._write_receipt)
@@ -201,9 +200,17 @@ class _Pull:
     def _keep_receipt(self, chunk: tuple[int, int], receipt: tuple[Receipt, bytes]) -> None:
         self._receipts[chunk[0]] = receipt
 
-    def _check_receipts(self) -> None:
-        """All receipts together are those that the manifest names."""
-        documents = (self._receipts[chunk][1] for chunk in sorted(self._receipts))
+    def _all_receipts(self) -> Iterator[bytes]:
+        """Those of the whole store, in their order; the part's are kept."""
+        here = {there: here for here, there in self._part.chunks()}
+        chunks = ((here.get(there, -1), there) for there in range(self._part.whole.grid.num_chunks))
+        for chunk, receipt in results(chunks, self._read_receipt):
+            if chunk[0] >= 0:
+                self._keep_receipt(chunk, receipt)
+            yield receipt[1]
+
+    def _check_receipts(self, documents: Iterable[bytes]) -> None:
+        """All receipts together, and only together, are those that the manifest names."""
         if documents_checksum(documents) != self._part.whole.receipts:
             raise CorruptStoreError(f"The receipts at {self._objects.location} are not those of its manifest. {MEND}")
 

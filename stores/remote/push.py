@@ -290,7 +290,11 @@ class _Push:
 
     def _finish(self) -> bool:
         """Write the manifest, if the place is still ours; returns whether another push of this store did."""
-        self._is_claimed()
+        if not self._is_claimed() and not self._is_finished():
+            raise RefusedError(
+                f"Somebody emptied {self._objects.location} while this push ran: {CLAIM} is gone. Run the same command "
+                "again."
+            )
         written = self._objects.create(MANIFEST, self._document)
         if written is not None:
             self._prove(written, record_of(MANIFEST, self._document), self._document)

@@ -4,8 +4,9 @@ import logging
 
 from ..errors import CorruptStoreError, KdpipeError, RefusedError
 from ..files import FileRecord, checksum
-from ..layout import CARD_FILES, MANIFEST, receipt_file
+from ..layout import CARD_FILES, CLASSES, MANIFEST, receipt_file
 from ..manifest import MAX_DOCUMENT_BYTES, Manifest, Receipt
+from ..payload.layout import payload_layout
 from .objects import Objects
 
 MEND = "Whoever has the store can mend it: the same `kdpipe store push` again."
@@ -17,7 +18,7 @@ def read_manifest(objects: Objects) -> tuple[Manifest, bytes]:
     """The manifest of the finished store at a place, and its bytes.
 
     Raises:
-        CorruptStoreError: there is none, or it is damaged.
+        CorruptStoreError: there is none, or it is damaged, or it lists files that no store has.
         RefusedError: the store is not finished, or of a newer format version.
     """
     place = objects.location
@@ -29,6 +30,12 @@ def read_manifest(objects: Objects) -> tuple[Manifest, bytes]:
         maker = f"Its owner, {manifest.owner}," if manifest.owner else "Whoever makes it"
         raise RefusedError(
             f"The store at {place} is not finished. {maker} has to run the same {manifest.made_by} again."
+        )
+    layout = payload_layout(manifest)
+    names = {CLASSES, *layout.documents(), *map(layout.constant_file, manifest.constants)}
+    if {record.path for record in manifest.files} != names:
+        raise CorruptStoreError(
+            f"{place}/{MANIFEST} does not list the files that a store has beside its chunks. {MEND}"
         )
     return manifest, bytes(data)
 

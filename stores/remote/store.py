@@ -59,8 +59,7 @@ class RemoteStore(Store):
         super().__init__(cache.folder / f"{name}.kd", manifest)
         self._objects, self._cache = objects, cache
         self._transfers = Transfers()
-        self._views_known: set[int] = set()
-        self._receipts: set[int] = set()  # chunks whose receipts were fetched
+        self._receipts_proved = False
 
     def __str__(self) -> str:
         return str(self._objects.location)
@@ -92,8 +91,8 @@ class RemoteStore(Store):
         return super().file(record)
 
     def receipt(self, chunk: int) -> Receipt:
-        """The receipt of a chunk; with the first of a view come all of that view."""
-        self._know_view(self.manifest.grid.view(chunk))
+        """The receipt of a chunk; with the first come all."""
+        self._prove_receipts()
         return super().receipt(chunk)
 
     def has_receipt(self, chunk: int) -> bool:  # noqa: ARG002
@@ -152,24 +151,21 @@ class RemoteStore(Store):
             raise CorruptStoreError(f"{self}: the receipt of chunk {chunk} does not list {path}.")
         return record
 
-    def _know_view(self, view: int) -> None:
-        """Fetch all receipts of a view, unless those of an earlier run are all there."""
-        if not self._receipts and self._are_receipts_here():
-            self._views_known.update(range(self.manifest.num_views))
-        if view in self._views_known:
+    def _prove_receipts(self) -> None:
+        """Have all receipts, those of an earlier run too: only together they are what the manifest names."""
+        if self._receipts_proved:
             return
-        count = self.manifest.grid.chunks_per_view
-        in_parallel(range(view * count, (view + 1) * count), self._fetch_receipt)
-        self._views_known.add(view)
-        if len(self._receipts) == self.manifest.grid.num_chunks and not self._are_receipts_here():
-            raise CorruptStoreError(
-                f"The receipts at {self} are not those of its manifest. Its owner can push it again."
-            )
+        if not self._are_receipts_here():
+            in_parallel(range(self.manifest.grid.num_chunks), self._fetch_receipt)
+            if not self._are_receipts_here():
+                raise CorruptStoreError(
+                    f"The receipts at {self} are not those of its manifest. Its owner can push it again."
+                )
+        self._receipts_proved = True
 
     def _fetch_receipt(self, chunk: int) -> None:
         _, document = read_receipt(self._objects, self.manifest, chunk)
         write_file(self.path, receipt_file(chunk), document)
-        self._receipts.add(chunk)
 
     def _are_receipts_here(self) -> bool:
         try:

@@ -47,6 +47,8 @@ class ClassMap:
         readers = {".csv": _csv_pairs, ".parquet": _parquet_pairs, ".toml": _toml_pairs}
         if path.suffix.lower() not in readers:
             raise UsageError(f"The class map {path} is none of {', '.join(readers)}.")
+        if not path.is_file():
+            raise UsageError(f"The class map {path} cannot be read: there is no such file.")
         try:
             pairs = readers[path.suffix.lower()](path)
         except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError, TypeError) as error:

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.models import create_model
+from kdpipe.stores.manifest import Manifest
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -140,6 +142,7 @@ def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
         ({"--lr": "-1"}, 2, "must be above 0"),
         ({"--milestones": "1,x"}, 2, "not a list of whole numbers"),
         ({"--ema": "2"}, 2, "between 0 and 1"),
+        ({"--cache-size": "0.0001kB"}, 2, "must be above 0"),
         ({"--device": "cuda:9"}, 2, "is not there"),
         ({"--groups": "single"}, 2, "The store has the class groups. Leave --groups out"),
     ],
@@ -189,8 +192,16 @@ def test_a_store_that_names_code_is_not_run(cli: Cli, workplace: Path) -> None:
     del sys.modules["my_data"]
     outcome = cli("distill", "--store", "d.kd", *RUN, "--loss", "kd", "--out", "run")
     assert outcome.code == 2
-    assert "would run code" in outcome.err
+    assert "may run code" in outcome.err
     assert not Path("imported").exists()
+    manifest = Manifest.read(Path("d.kd"))
+    for spec in ("torchvision:LSUNClass,root=lmdb", "torchvision:MNIST,root=anywhere,download=true"):
+        dataclasses.replace(manifest, dataset=dataclasses.replace(manifest.dataset, spec=spec)).write(Path("d.kd"))
+        outcome = cli("distill", "--store", "d.kd", *RUN, "--loss", "kd", "--out", "run")
+        assert outcome.code == 2
+        assert "may run code or fetch something" in outcome.err
+        assert not Path("anywhere").exists()
+    manifest.write(Path("d.kd"))
     assert (
         cli("distill", "--store", "d.kd", "--data", "python:my_data:data", *RUN, "--loss", "kd", "--out", "run").code
         == 0

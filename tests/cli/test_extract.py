@@ -110,6 +110,7 @@ def test_a_codec_from_extraction_to_training(cli: Cli, workplace: Path) -> None:
         ({"--workers": "-1"}, 2, "must be 0 or above"),
         ({"--data": "."}, 2, "Write folder:."),
         ({"--batch-size": "0"}, 2, "it must be at least 1"),
+        ({"--views": "1000001", "--augment": "rrc-flip,size=8"}, 2, "a store has at most 1,000,000"),
         ({"--device": "gpu"}, 2, "is not there. Use --device auto"),
         ({"--config": "missing.toml"}, 2, "missing.toml cannot be read"),
     ],

@@ -37,6 +37,19 @@ def test_inspect_a_newer_store(cli: Cli, store: str) -> None:
     assert "Upgrade" in outcome.err
 
 
+def test_what_a_strangers_store_says_cannot_steer_the_terminal(cli: Cli, store: str) -> None:
+    manifest = Manifest.read(Path(store))
+    manifests.replace(manifest, owner="eve\x1b[2J", note="a\rb\u202ec", group_rule="\x9b1m").write(Path(store))
+    table = cli("store", "inspect", store)
+    assert (table.code, table.err) == (0, "")
+    assert all(text in table.out for text in ("eve?[2J", "a?b?c", "?1m"))
+    assert table.out.replace("\n", "").isprintable()
+    refused = cli("store", "inspect", "no\x1b[2Jwhere.kd")
+    assert refused.code == 3
+    assert "no?[2Jwhere.kd" in refused.err
+    assert refused.err.replace("\n", "").isprintable()
+
+
 def test_unknown_command_suggests(cli: Cli) -> None:
     outcome = cli("store", "inspct")
     assert outcome.code == 2

@@ -117,6 +117,20 @@ def test_secrets_stay_out_of_the_public_text(key: str) -> None:
     assert Spec.parse(f"hf:name,split=train,{key}=abc123,n=1").public() == "hf:name,split=train,n=1"
 
 
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("x:https://u:TOP@h/a?sig=TOP", "x:https://h/a"),
+        ("python:m:f,url=https://u:TOP@h/a?sig=TOP,n=1", "python:m:f,url=https://h/a,n=1"),
+        ("python:m:f,url=s3://u:T@OP@h/a@b", "python:m:f,url=s3://h/a@b"),
+        ("python:m:f,query=a=b?c,to=a//b@c", "python:m:f,query=a=b?c,to=a//b@c"),
+    ],
+)
+def test_addresses_are_public_without_user_and_query_wherever_they_stand(text: str, public: str) -> None:
+    assert Spec.parse(text).public() == public
+    assert Spec.parse(public).public() == public  # a store's record is compared with it
+
+
 def test_take_splits_the_options() -> None:
     taken, rest = Spec.parse("digits:x,seed=1,split=train,imbalance=2").take("imbalance", "seed", "absent")
     assert taken == Spec("digits", "x", {"seed": "1", "imbalance": "2"})

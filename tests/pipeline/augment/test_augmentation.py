@@ -126,7 +126,7 @@ def test_bad_files(tmp_path: Path, fields: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_file_that_is_no_json_or_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_augmentation_of_ones_own_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UsageError, match="not valid JSON"):
         Augmentation.parse(f"{tmp_path}/bad.json")
@@ -135,6 +135,9 @@ def test_a_file_that_is_no_json_or_too_large_is_refused(tmp_path: Path) -> None:
         Augmentation.parse(f"{tmp_path}/bad.toml")
     (tmp_path / "bad.toml").write_text("#" * 200_000)
     with pytest.raises(UsageError, match="larger than"):
+        Augmentation.parse(f"{tmp_path}/bad.toml")
+    (tmp_path / "bad.toml").write_text("size = 8\nrecorded = true")
+    with pytest.raises(UsageError, match="has 'recorded', which only an import"):
         Augmentation.parse(f"{tmp_path}/bad.toml")
 
 

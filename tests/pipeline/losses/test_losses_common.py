@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -179,11 +180,20 @@ def test_every_number_is_checked_when_the_spec_is_read(name):
     for field in dataclasses.fields(LOSSES[name]):
         if field.type not in ("float", float, "int", int, "int | None"):
             continue
-        for bad in ("-3", "nan") if "float" in str(field.type) else ("-3",):
-            if (name, bad) == ("abkd", "-3") and field.name in ("alpha", "beta"):
-                continue  # any finite number will do
-            with pytest.raises(UsageError, match=rf"{field.name} is {float(bad) if bad == 'nan' else bad}"):
+        for bad in ("-3.0", "nan", "1e+155", "1e+300") if "float" in str(field.type) else ("-3",):
+            if (name, bad) == ("abkd", "-3.0") and field.name in ("alpha", "beta"):
+                continue  # of either sign
+            with pytest.raises(UsageError, match=re.escape(f"{field.name} is {bad}.")):
                 parse_loss(f"{name},{field.name}={bad}")
+
+
+@pytest.mark.parametrize("temperature", ["0.01", "1000"])
+def test_extreme_temperatures_are_allowed(temperature):
+    for name, loss in LOSSES.items():
+        for field in {"temperature", "tau", "strength"} & {field.name for field in dataclasses.fields(loss)}:
+            assert getattr(parse_loss(f"{name},{field}={temperature}"), field) == float(temperature)
+    with pytest.raises(UsageError, match="temperature is 1e-09"):
+        parse_loss("grkd-rebalanced,temperature=1e-9")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -56,10 +56,10 @@ def test_gradient_carries_one_temperature(temperature):
 def test_gradient_tends_to_logit_matching_as_temperature_grows():
     student, teacher = random_case(scale=1.0)
     student.requires_grad_()
-    (gradient,) = torch.autograd.grad(kd(student, teacher, temperature=1e4), student)
+    (gradient,) = torch.autograd.grad(kd(student, teacher, temperature=1e3), student)
     centred = (student - teacher) - (student - teacher).mean(1, keepdim=True)
     expected = centred.detach() / student.numel()
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=5e-5)
 
 
 def test_gradcheck_and_teacher_detached():

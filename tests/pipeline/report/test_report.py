@@ -291,6 +291,13 @@ def test_a_sweep_names_its_best(tmp_path: Path, make_sweep: Callable[..., Path])
     assert {str(link)[1:] for link in links} <= anchors
 
 
+def test_a_sweep_of_one_trial_is_not_compared(tmp_path: Path, make_sweep: Callable[..., Path]) -> None:
+    found = report(ReportConfig(path=make_sweep(tmp_path / "sweep", trials=1)))
+    assert len(found.conclusions) == 1
+    assert "80.6 % overall accuracy" in found.conclusions[0]
+    assert "Which settings matter?" not in page_of(tmp_path / "sweep").text
+
+
 def test_a_sweep_in_progress_counts_its_states(tmp_path: Path, make_sweep: Callable[..., Path]) -> None:
     page = page_of(make_sweep(tmp_path / "sweep", state="failed"))
     assert "Not every trial is done: 18 done, 6 failed." in page.text

@@ -17,7 +17,8 @@ from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, disti
 from kdpipe.pipeline.model_card import ModelCard
 from kdpipe.pipeline.sweep import SweepConfig, sweep
 from kdpipe.pipeline.sweep.cohorts import student_bytes
-from kdpipe.stores.errors import CorruptStoreError, KdpipeError, MismatchError, RefusedError
+from kdpipe.stores.errors import KdpipeError, MismatchError, RefusedError
+from kdpipe.stores.manifest import Manifest, replace
 
 DATA, TEST = "digits,split=train,imbalance=20", "digits,split=test"
 
@@ -231,21 +232,29 @@ def test_data_that_only_some_trials_ask_for_fail_those(store: Path, tmp_path: Pa
     assert "No sample of the data set" in rows[2]["error"]
 
 
-def test_a_store_that_vanishes_stops_the_sweep_and_marks_nothing(store: Path, tmp_path: Path) -> None:
+def vanish(copy: Path) -> None:
+    copy.rename(copy.with_name("gone.kd"))
+
+
+def reopen(copy: Path) -> None:
+    """Make the store one that somebody adds to."""
+    replace(Manifest.read(copy), state="writing").write(copy)
+
+
+@pytest.mark.parametrize(("lose", "message"), [(vanish, "Is this a kdpipe store"), (reopen, "not finished")])
+@pytest.mark.parametrize("settings", [{"lr": ("0.1", "0.05")}, {"batch_size": ("64", "32")}])
+def test_a_store_that_vanishes_stops_the_sweep_and_marks_nothing(
+    store: Path, tmp_path: Path, lose: Callable[[Path], None], message: str, settings: dict[str, tuple[str, ...]]
+) -> None:
     copy, out = tmp_path / "d.kd", tmp_path / "s"
     shutil.copytree(store, copy)
-    config = SweepConfig(base=base(copy, out), losses=("ce", "kd"), seeds=(0, 1))
-
-    def vanish(_: object) -> None:
-        if copy.exists():
-            copy.rename(tmp_path / "gone.kd")
-
-    with pytest.raises(CorruptStoreError, match="Is this a kdpipe store"):
-        sweep(config, vanish)
-    assert sorted(states(out)) == ["done", "done", "waiting", "waiting"]
-    (tmp_path / "gone.kd").rename(copy)
+    config = SweepConfig(base=base(copy, out), losses=("kd",), settings=settings, cohort=1)
+    with pytest.raises(RefusedError, match=message):
+        sweep(config, lambda _: lose(copy))
+    assert states(out) == ["done", "waiting"]
+    shutil.copytree(store, copy, dirs_exist_ok=True)
     sweep(config)
-    assert states(out) == ["done"] * 4
+    assert states(out) == ["done"] * 2
 
 
 def test_what_is_missing_or_damaged_is_made_again_or_named(store: Path, tmp_path: Path) -> None:

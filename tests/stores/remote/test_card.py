@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdpipe.stores import KdpipeError, RefusedError, open_store
+from kdpipe.stores import CorruptStoreError, KdpipeError, RefusedError, open_store
 from kdpipe.stores.cards.write import write_card
 from kdpipe.stores.checks.repair import repair
 from kdpipe.stores.checks.verify import verify
@@ -51,6 +51,19 @@ def test_push_and_pull_take_it_along_and_nobody_complains(carded: Path, place: s
     assert not [note for note in verify(place, deep=True).notes if "belong" in note]
     pull(place, tmp_path / "b.kd")
     assert files_of(tmp_path / "b.kd") == files_of(carded)
+
+
+def test_a_link_sends_no_file_from_elsewhere(carded: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("private")
+    (carded / CARD).unlink()
+    (carded / CARD).symlink_to(tmp_path / "secret.txt")
+    linked = tmp_path / "linked.kd"
+    linked.symlink_to(carded)  # as a whole a store may lie elsewhere
+    push(linked, str(tmp_path / "shared.kd"))
+    assert CARD not in files_of(tmp_path / "shared.kd")
+    assert CROISSANT in files_of(tmp_path / "shared.kd")
+    with pytest.raises(CorruptStoreError, match=rf"{CARD} leads out of its folder"):
+        objects_at(str(linked)).read(CARD, limit=100)
 
 
 def test_a_later_card_takes_the_place_of_an_older_one(carded: Path, place: str) -> None:

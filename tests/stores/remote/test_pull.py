@@ -1,5 +1,6 @@
 """Pulling: a store, or a part of one that is a store by itself, and never anything that is not what was written."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 from kdpipe.stores import CorruptStoreError, MismatchError, MissingArrayError, RefusedError, UsageError, open_store
 from kdpipe.stores.checks.repair import repair
 from kdpipe.stores.checks.verify import verify
-from kdpipe.stores.layout import array_file
+from kdpipe.stores.files import record_of
+from kdpipe.stores.layout import array_file, receipt_file
+from kdpipe.stores.manifest import Manifest
 from kdpipe.stores.remote.client import RemoteObjects
+from kdpipe.stores.remote.location import Location
+from kdpipe.stores.remote.objects import open_objects
 from kdpipe.stores.remote.pull import MARK, pull
 from kdpipe.stores.remote.push import push
 from kdpipe.stores.remote.selection import Selection
@@ -124,6 +129,34 @@ def test_a_pull_that_is_interrupted_leaves_no_store_and_goes_on(
     assert verify(root, deep=True).findings == ()
     if selection == Selection():
         assert files_of(root) == files_of(store)
+
+
+def test_a_view_of_another_store_is_found_by_every_way_of_reading(
+    write_store: Callable[..., Any], store: Path, pushed: str, tmp_path: Path
+) -> None:
+    """Chunks and receipts that fit each other: only all receipts together tell."""
+    write_store(tmp_path / "other.kd", 18, 5, 4, num_views=2, seed=1)
+    other, objects = open_store(tmp_path / "other.kd"), open_objects(Location.parse(pushed))
+    for chunk in range(other.manifest.grid.chunks_per_view):
+        for name in (*(record.path for record in other.receipt(chunk).files), receipt_file(chunk)):
+            objects.replace(name, (other.path / name).read_bytes())
+    for number, selection in enumerate([{}, {"views": "0"}, {"arrays": ["logits"]}, {"rows": "5-13"}]):
+        with pytest.raises(CorruptStoreError, match="receipts at"):
+            pull(pushed, tmp_path / f"{number}.kd", Selection.parse(**selection))
+        assert not (tmp_path / f"{number}.kd" / "manifest.json").exists()
+    with pytest.raises(CorruptStoreError, match="receipts at"):
+        open_store(pushed, cache=tmp_path / "cache").read(np.arange(18), arrays=("logits",))
+
+
+def test_files_that_no_store_has_are_not_fetched(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "a.kd")
+    (tmp_path / "a.kd" / "setup.py").write_text("print('hello')")
+    manifest = Manifest.read(tmp_path / "a.kd")
+    files = (*manifest.files, record_of("setup.py", b"print('hello')"))
+    dataclasses.replace(manifest, files=files).write(tmp_path / "a.kd")
+    with pytest.raises(CorruptStoreError, match="does not list the files that a store has"):
+        pull(tmp_path / "a.kd", tmp_path / "b.kd")
+    assert not (tmp_path / "b.kd").exists()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(

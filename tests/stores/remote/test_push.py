@@ -185,6 +185,22 @@ def test_a_claim_that_changes_hands_stops_the_first_pusher(
     assert "manifest.json" not in contents_at(bucket)
 
 
+def test_a_place_that_is_emptied_meanwhile_gets_no_manifest(
+    store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = _Push._send
+
+    def then_emptied(self: _Push, records: Any) -> None:
+        send(self, records)
+        for name in contents_at(bucket):
+            objects_at(bucket).delete(name)
+
+    monkeypatch.setattr(_Push, "_send", then_emptied)
+    with pytest.raises(RefusedError, match="emptied"):
+        push(store, bucket)
+    assert contents_at(bucket) == {}
+
+
 def test_a_server_without_conditional_writes_is_refused(
     store: Path, bucket: str, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

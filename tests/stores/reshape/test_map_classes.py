@@ -246,7 +246,7 @@ def test_a_name_that_is_a_number_wins() -> None:
         ("map.toml", "[classes]\na = []\nb = [2]", "needs a list"),
         ("map.toml", "[other]\na = [1]", "cannot be read"),
         ("map.toml", "[", "cannot be read"),
-        ("missing.csv", None, "cannot be read"),
+        ("missing.csv", None, r"cannot be read: there is no such file\.$"),
         ("map.parquet", "no parquet", "cannot be read"),
     ],
 )
