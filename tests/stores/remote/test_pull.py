@@ -140,9 +140,10 @@ def test_a_view_of_another_store_is_found_by_every_way_of_reading(
     for chunk in range(other.manifest.grid.chunks_per_view):
         for name in (*(record.path for record in other.receipt(chunk).files), receipt_file(chunk)):
             objects.replace(name, (other.path / name).read_bytes())
-    for number, selection in enumerate([{}, {"views": "0"}, {"arrays": ["logits"]}, {"rows": "5-13"}]):
+    parts = [Selection(), Selection.parse(views="0"), Selection.parse(["logits"]), Selection.parse(rows="5-13")]
+    for number, selection in enumerate(parts):
         with pytest.raises(CorruptStoreError, match="receipts at"):
-            pull(pushed, tmp_path / f"{number}.kd", Selection.parse(**selection))
+            pull(pushed, tmp_path / f"{number}.kd", selection)
         assert not (tmp_path / f"{number}.kd" / "manifest.json").exists()
     with pytest.raises(CorruptStoreError, match="receipts at"):
         open_store(pushed, cache=tmp_path / "cache").read(np.arange(18), arrays=("logits",))
