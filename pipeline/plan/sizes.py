@@ -13,9 +13,9 @@ from ...stores import Manifest
 from ...stores import manifest as manifests
 from ...stores.files import FileRecord, record_of
 from ...stores.groups import group_names
-from ...stores.layout import CLASSES, samples_file
+from ...stores.layout import samples_file
 from ...stores.manifest import Accuracy, InputDigest, Receipt
-from ...stores.payload.layout import payload_layout
+from ...stores.payload.layout import payload_layout, standing_files
 from ...stores.tables import classes_table, samples_table, to_parquet
 from ..data import Samples
 from ..worker import digest_rows
@@ -149,14 +149,12 @@ def _receipt(manifest: Manifest, chunk: int) -> Receipt:
 def _finished(manifest: Manifest) -> Manifest:
     """The manifest as it will be, with a made-up accuracy and checksums."""
     accuracy = Accuracy(**{field.name: 0.1234567890123456 for field in dataclasses.fields(Accuracy)})
-    payload = payload_layout(manifest)
-    names = [CLASSES, *payload.documents(), *map(payload.constant_file, manifest.constants)]
     return manifests.replace(
         manifest,
         state="complete",
         finished=manifest.created,
         accuracy=accuracy,
-        files=tuple(record_of(name, b"1234") for name in names),
+        files=tuple(record_of(name, b"1234") for name in standing_files(manifest)),
         receipts=_CHECKSUM,
     )
 

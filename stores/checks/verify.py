@@ -17,7 +17,7 @@ from ..errors import CorruptStoreError
 from ..files import FileRecord, is_temporary
 from ..layout import CARD_FILES, CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
 from ..manifest import Manifest, fingerprint
-from ..payload.layout import payload_layout, payload_store_id
+from ..payload.layout import payload_layout, payload_store_id, standing_files
 from ..remote.location import is_url
 from ..tables import CLASSES_SCHEMA, SAMPLES_SCHEMA
 from ..writer import receipts_checksum
@@ -97,7 +97,7 @@ class _Verification:
         manifest = self._manifest
         if manifest.store_id != manifest.identity():
             self._found.add(MANIFEST, "manifest", "its store id is not the one that its settings give")
-        if {record.path for record in manifest.files} != {CLASSES, *self._documents, *self._constants}:
+        if {record.path for record in manifest.files} != set(standing_files(manifest)):
             self._found.add(MANIFEST, "manifest", "it does not list the files that a store has beside its chunks")
         if (manifest.state == "complete") != (manifest.receipts is not None):
             self._found.add(MANIFEST, "manifest", "its state and its checksum over the receipts contradict each other")

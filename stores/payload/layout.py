@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from ..arrays import ArrayInfo, ConstantInfo
-from ..layout import PAYLOAD, PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
+from ..layout import CLASSES, PAYLOAD, PAYLOAD_TABLES, PAYLOAD_TABLES_DOCUMENT
 from ..manifest import Buffer, Manifest
 
 
@@ -126,6 +126,12 @@ def payload_layout(manifest: Manifest) -> PayloadLayout:
     from .parquet_layout import ParquetLayout
 
     return ParquetLayout(manifest)
+
+
+def standing_files(manifest: Manifest) -> list[str]:
+    """What a store has beside its chunks: class table, metadata of the payload, and arrays that are stored once."""
+    layout = payload_layout(manifest)
+    return [CLASSES, *layout.documents(), *map(layout.constant_file, manifest.constants)]
 
 
 def payload_store_id(root: Path) -> str | None:

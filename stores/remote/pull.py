@@ -131,7 +131,6 @@ def _make_ours(root: Path, mark: PullMark) -> None:
         MismatchError: another pull was begun there.
         RefusedError: something that is not a store is there.
     """
-    remove_temporaries(root)
     if not (root / MARK).exists() and _is_foreign(root):
         raise RefusedError(f"{root} exists and is not a kdpipe store. Choose another folder.")
     if not create_file(root, MARK, msgspec.json.encode(mark)):
@@ -141,6 +140,7 @@ def _make_ours(root: Path, mark: PullMark) -> None:
             found = None
         if found != mark:
             raise MismatchError(f"Another pull was begun in {root}. Finish that one, or choose another folder.")
+    remove_temporaries(root)
 
 
 def _is_foreign(root: Path) -> bool:

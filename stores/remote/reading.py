@@ -4,9 +4,9 @@ import logging
 
 from ..errors import CorruptStoreError, KdpipeError, RefusedError
 from ..files import FileRecord, checksum
-from ..layout import CARD_FILES, CLASSES, MANIFEST, receipt_file
+from ..layout import CARD_FILES, MANIFEST, receipt_file
 from ..manifest import MAX_DOCUMENT_BYTES, Manifest, Receipt
-from ..payload.layout import payload_layout
+from ..payload.layout import standing_files
 from .objects import Objects
 
 MEND = "Whoever has the store can mend it: the same `kdpipe store push` again."
@@ -31,9 +31,7 @@ def read_manifest(objects: Objects) -> tuple[Manifest, bytes]:
         raise RefusedError(
             f"The store at {place} is not finished. {maker} has to run the same {manifest.made_by} again."
         )
-    layout = payload_layout(manifest)
-    names = {CLASSES, *layout.documents(), *map(layout.constant_file, manifest.constants)}
-    if {record.path for record in manifest.files} != names:
+    if {record.path for record in manifest.files} != set(standing_files(manifest)):
         raise CorruptStoreError(
             f"{place}/{MANIFEST} does not list the files that a store has beside its chunks. {MEND}"
         )

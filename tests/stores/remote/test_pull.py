@@ -1,6 +1,7 @@
 """Pulling: a store, or a part of one that is a store by itself, and never anything that is not what was written."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    (tmp_path / "foreign" / ".notes.tmp").write_text("mine, and old")
+    os.utime(tmp_path / "foreign" / ".notes.tmp", (0, 0))
     write_store(tmp_path / "other.kd", 18, 5, 4, num_views=2, seed=1)
     before = files_of(tmp_path)
     with pytest.raises(RefusedError, match="not a kdpipe store"):

@@ -172,14 +172,11 @@ def test_a_place_that_another_push_has_begun_is_refused(store: Path, other: Path
 def test_a_claim_that_changes_hands_stops_the_first_pusher(
     store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = _Push._send
-
-    def then_taken(self: _Push, records: Any) -> None:
-        send(self, records)
+    def take() -> None:
         taken = PushClaim(store_id="another", content=f"xxh3-128:{'0' * 32}")
         objects_at(bucket).replace(CLAIM, __import__("msgspec").json.encode(taken))
 
-    monkeypatch.setattr(_Push, "_send", then_taken)
+    _after_sending(take, monkeypatch)
     with pytest.raises(RefusedError, match=r"Another store \(another\)"):
         push(store, bucket)
     assert "manifest.json" not in contents_at(bucket)
@@ -188,17 +185,25 @@ def test_a_claim_that_changes_hands_stops_the_first_pusher(
 def test_a_place_that_is_emptied_meanwhile_gets_no_manifest(
     store: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = _Push._send
-
-    def then_emptied(self: _Push, records: Any) -> None:
-        send(self, records)
+    def empty() -> None:
         for name in contents_at(bucket):
             objects_at(bucket).delete(name)
 
-    monkeypatch.setattr(_Push, "_send", then_emptied)
+    _after_sending(empty, monkeypatch)
     with pytest.raises(RefusedError, match="emptied"):
         push(store, bucket)
     assert contents_at(bucket) == {}
+
+
+def _after_sending(what: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something each time that a push has sent objects."""
+    send = _Push._send
+
+    def then(self: _Push, records: Any) -> None:
+        send(self, records)
+        what()
+
+    monkeypatch.setattr(_Push, "_send", then)
 
 
 def test_a_server_without_conditional_writes_is_refused(
