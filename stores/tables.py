@@ -92,5 +92,5 @@ def read_parquet(path: Path, schema: pa.Schema, num_rows: int, columns: Sequence
                     f"{path} has {file.metadata.num_rows} rows, the manifest says {num_rows}. Restore it."
                 )
             return file.read(columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise CorruptStoreError(f"{path} cannot be read ({error}). Restore it.") from None

@@ -121,7 +121,7 @@ def read_column(
         for key, values in (keys or {}).items():
             if not np.array_equal(table[key].to_numpy(), values):
                 raise CorruptStoreError(f"{path} is about other rows: its '{key}' is another. Restore this chunk.")
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise CorruptStoreError(f"{path} cannot be read ({error}). Restore this chunk.") from None
     if columns.lists:
         return column.flatten().to_numpy(zero_copy_only=True).reshape(rows, width)
