@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError
@@ -46,8 +47,9 @@ def redistill(
         log_q, log_p = log_softmaxes(student_logits, teacher_logits, temperature)
         if power == 0:
             return temperature**2 * kl_divergence(log_p, log_q).mean()
-        # p expm1(l (log p - log q)) keeps its digits where p and q are close
-        terms = log_p.exp() * (power * (log_p - log_q)).expm1()
+        p, growth = log_p.exp(), power * (log_p - log_q)
+        # p expm1(growth) keeps its digits where p and q are close, but is 0 times infinity where p underflows
+        terms = torch.where(growth < 1, p * growth.clamp_max(1).expm1(), (log_p + growth).exp() - p)
         return temperature**2 / (power * (power + 1)) * terms.sum(1).mean()
 
 

@@ -220,6 +220,15 @@ def test_redistill_where_a_probability_underflows():
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_redistill_where_the_teachers_probability_underflows():
+    """p is exp(-200), 0 in float32, and q far smaller: the class still counts p^(5/3) / q^(2/3), here exp(-100)."""
+    student = torch.tensor([[0.0, -350.0]], requires_grad=True)
+    loss = redistill(student, torch.tensor([[0.0, -200.0]]), temperature=1.0)
+    loss.backward()
+    assert 0 <= loss.item() < 1e-40
+    assert student.grad is not None and student.grad.abs().max() < 1e-40
+
+
 # BKD and class-calibrated KD
 
 
