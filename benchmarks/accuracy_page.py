@@ -113,23 +113,21 @@ def _setting(record: dict[str, Any]) -> str:
 
 
 def _at_the_edge(record: dict[str, Any]) -> str:
-    """Which losses chose the last of their settings: more of the same was not tried."""
+    """Which losses chose their largest weight, and what the last step to it brought: more of the same was not tried."""
     tuned = {name: result for name, result in record["losses"].items() if len(result["validated"]) > 1}
-    last = [name for name, result in tuned.items() if result["chosen"] == list(result["validated"])[-1]]
-    largest = [name for name, result in tuned.items() if _weight(result["chosen"]) == _largest_weight(result)]
+    steps = {name: step for name, result in tuned.items() if (step := _last_step(result)) is not None}
+    brought = "; ".join(f"{name} {100 * step:+.1f}" for name, step in steps.items())
     return (
-        f"\n{len(largest)} of {len(tuned)} tuned losses chose the largest weight they were tried with "
-        f"({'; '.join(largest) or 'none'}), and {len(last)} the largest values of both options.\n"
+        f"\n{len(steps)} of {len(tuned)} tuned losses chose the largest weight they were tried with"
+        + (f". What the step to it brought on validation data, in points: {brought}.\n" if steps else ".\n")
     )
 
 
-def _weight(spec: str) -> float | None:
-    options = dict(part.split("=") for part in spec.split(",") if "=" in part)
-    return float(options["weight"]) if "weight" in options else None
-
-
-def _largest_weight(result: dict[str, Any]) -> float:
-    return max((_weight(spec) or 0.0) for spec in result["validated"])
+def _last_step(result: dict[str, Any]) -> float | None:
+    """What the chosen setting gains on validation data over the next smaller weight; None if larger ones were tried."""
+    accuracies = list(result["validated"].values())  # three weights for each value of the other option
+    position = list(result["validated"]).index(result["chosen"])
+    return accuracies[position] - accuracies[position - 1] if position % 3 == 2 else None
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, np.ndarray]:
