@@ -113,21 +113,22 @@ def _setting(record: dict[str, Any]) -> str:
 
 
 def _at_the_edge(record: dict[str, Any]) -> str:
-    """Which losses chose their largest weight, and what the last step to it brought: more of the same was not tried."""
+    """Which losses chose the smallest or largest weight, and what the step to it brought: what lies beyond was not tried."""
     tuned = {name: result for name, result in record["losses"].items() if len(result["validated"]) > 1}
-    steps = {name: step for name, result in tuned.items() if (step := _last_step(result)) is not None}
+    steps = {name: step for name, result in tuned.items() if (step := _step_to_the_edge(result)) is not None}
     brought = "; ".join(f"{name} {100 * step:+.1f}" for name, step in steps.items())
     return (
-        f"\n{len(steps)} of {len(tuned)} tuned losses chose the largest weight they were tried with"
+        f"\n{len(steps)} of {len(tuned)} tuned losses chose a weight at an end of its range"
         + (f". What the step to it brought on validation data, in points: {brought}.\n" if steps else ".\n")
     )
 
 
-def _last_step(result: dict[str, Any]) -> float | None:
-    """What the chosen setting gains on validation data over the next smaller weight; None if larger ones were tried."""
-    accuracies = list(result["validated"].values())  # three weights for each value of the other option
+def _step_to_the_edge(result: dict[str, Any]) -> float | None:
+    """What the chosen setting gains on validation data over the weight beside it; None where it has one on both sides."""
+    accuracies, num_weights = list(result["validated"].values()), len(result["validated"]) // 2
     position = list(result["validated"]).index(result["chosen"])
-    return accuracies[position] - accuracies[position - 1] if position % 3 == 2 else None
+    beside = {0: position + 1, num_weights - 1: position - 1}.get(position % num_weights)
+    return None if beside is None else accuracies[position] - accuracies[beside]
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, np.ndarray]:
