@@ -117,9 +117,8 @@ def _at_the_edge(record: dict[str, Any]) -> str:
     tuned = {name: result for name, result in record["losses"].items() if len(result["validated"]) > 1}
     steps = {name: step for name, result in tuned.items() if (step := _step_to_the_edge(result)) is not None}
     brought = "; ".join(f"{name} {100 * step:+.1f}" for name, step in steps.items())
-    return (
-        f"\n{len(steps)} of {len(tuned)} tuned losses chose a weight at an end of its range"
-        + (f". What the step to it brought on validation data, in points: {brought}.\n" if steps else ".\n")
+    return f"\n{len(steps)} of {len(tuned)} tuned losses chose a weight at an end of its range" + (
+        f". What the step to it brought on validation data, in points: {brought}.\n" if steps else ".\n"
     )
 
 
