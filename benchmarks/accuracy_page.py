@@ -17,9 +17,9 @@ def page(document: dict[str, Any]) -> str:
         "# Which loss, when\n",
         "Written by `make results` (benchmarks/accuracy.py); do not edit. Accuracies in percent on a balanced test set: "
         f"mean and standard deviation over {len(document['seeds'])} seeds. Each loss was tuned on a validation set over "
-        "the settings listed in benchmarks/results/accuracy.json, the same number for every loss that has options, with "
-        "another seed; the test set chose nothing. Losses differ in size, so each has its own range of weights, set about the "
-        "best on validation data of the first setting. All students of a seed begin with the same weights and see the same "
+        "eight settings listed in benchmarks/results/accuracy.json, with another seed; the test set chose nothing. Losses "
+        "differ in size, so each has its own range of weights, set about the best on validation data. The weight of CE and "
+        "of balanced softmax, which stand alone, is a factor of the learning rate. All students of a seed begin with the same weights and see the same "
         "batches, so differences are taken in pairs, with 95 % confidence intervals.\n",
         f"{document['epochs']} epochs, batches of {document['batch size']}, SGD with a cosine from "
         f"{document['learning rate']}. {document['date']}, {document['machine']}; {versions}.\n",
@@ -101,7 +101,7 @@ def _setting(record: dict[str, Any]) -> str:
         f"\n## {record['data']}, imbalance {record['imbalance']}, {record['teacher']} -> {record['student']}, {kind}\n",
         f"{record['samples']:,} training samples. The teacher: "
         + ", ".join(f"{metric} {100 * teacher[metric]:.1f}" for metric in METRICS)
-        + f". {record['minutes']} minutes.\n",
+        + ".\n",
         "| loss | overall | head | medium | tail | overall - KD's | tail - KD's | chosen |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -114,18 +114,20 @@ def _setting(record: dict[str, Any]) -> str:
 
 def _at_the_edge(record: dict[str, Any]) -> str:
     """Which losses chose the smallest or largest weight, and what the step to it brought: what lies beyond was not tried."""
-    tuned = {name: result for name, result in record["losses"].items() if len(result["validated"]) > 1}
-    steps = {name: step for name, result in tuned.items() if (step := _step_to_the_edge(result)) is not None}
-    brought = "; ".join(f"{name} {100 * step:+.1f}" for name, step in steps.items())
-    return f"\n{len(steps)} of {len(tuned)} tuned losses chose a weight at an end of its range" + (
-        f". What the step to it brought on validation data, in points: {brought}.\n" if steps else ".\n"
-    )
+    losses = record["losses"]
+    steps = {name: step for name, result in losses.items() if (step := _step_to_the_edge(result)) is not None}
+    said = f"\n{len(steps)} of {len(losses)} losses chose a weight at an end of the range"
+    if steps:
+        brought = "; ".join(f"{name} {100 * step:+.1f}" for name, step in steps.items())
+        said += f". What the step to it brought on validation data, in points: {brought}"
+    return f"{said}.\n"
 
 
 def _step_to_the_edge(result: dict[str, Any]) -> float | None:
     """What the chosen setting gains on validation data over the weight beside it; None where it has one on both sides."""
-    accuracies, num_weights = list(result["validated"].values()), len(result["validated"]) // 2
-    position = list(result["validated"]).index(result["chosen"])
+    specs, accuracies = list(result["validated"]), list(result["validated"].values())
+    num_weights = len({spec.rpartition("=")[2] for spec in specs})  # the last option, for each value of the others
+    position = specs.index(result["chosen"])
     beside = {0: position + 1, num_weights - 1: position - 1}.get(position % num_weights)
     return None if beside is None else accuracies[position] - accuracies[beside]
 
