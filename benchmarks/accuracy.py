@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/accuracy.py     (make results; RESULTS_SCALE=1 is the small one)
 
-Writes benchmarks/results/accuracy.json and docs/results.md. Every loss gets the same eight settings' worth of tuning on a
+Writes benchmarks/results/accuracy.json and docs/results.md. Every loss gets the same six settings' worth of tuning on a
 validation set, the best is trained with five other seeds, and only these are tested. A setting that was finished is kept
 in RESULTS_FOLDER (default: build/results), so that an interrupted run goes on.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import accuracy_page
 import glyph100
@@ -28,14 +28,15 @@ import kdpipe
 import torch
 from kdpipe.pipeline import DistillConfig, ExtractConfig, OptimiserConfig, distill, extract
 from kdpipe.pipeline.data import load_data
-from kdpipe.pipeline.sweep import Row, SweepConfig, sweep
+from kdpipe.pipeline.sweep import SweepConfig, sweep
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("RESULTS_FOLDER", ROOT / "build" / "results")).absolute()
 SCALE = int(os.environ.get("RESULTS_SCALE", "1"))
 GLYPHS = FOLDER / "glyph100.npz"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-EPOCHS, BATCH_SIZE, LR = 20, 64, 0.05
+EPOCHS, BATCH_SIZE = 20, 64
+TEACHER_LR = 0.05  # SGD
 TUNING_SEED, SEEDS = 0, (1, 2, 3, 4, 5)
 METRICS = ("overall", "head", "medium", "tail")
 
@@ -48,22 +49,25 @@ def alternatives(name: str, **values: Sequence[float]) -> list[str]:
     ]
 
 
-# eight settings each. Losses differ in size (the mean over pairs of GRKD is small), so each has its own range of weights:
-# about what is best on validation data (seed 0). The weight of a lone loss scales the learning rate.
-LOSSES = {
-    "CE": alternatives("ce", weight=(0.25, 0.5, 1, 2, 4, 8, 16, 32)),
-    "balanced softmax": alternatives("balanced-softmax", weight=(0.25, 0.5, 1, 2, 4, 8, 16, 32)),
-    "KD": alternatives("kd", temperature=(2, 4), weight=(1, 9, 36, 144)),
-    "DKD": alternatives("dkd", temperature=(2, 4), beta=(8, 32, 128, 512)),
-    "BKD": alternatives("bkd", temperature=(2, 4), weight=(1, 9, 36, 144)),
-    "DIST": alternatives("dist", temperature=(1, 4), weight=(1, 4, 16, 64)),
-    "PLD": alternatives("pld", temperature=(1, 4), weight=(4, 16, 64, 256)),
-    "GRKD": alternatives("grkd", tau=(1, 4), weight=(9, 36, 144, 576)),
-    "LTKD": alternatives("ltkd", temperature=(2, 4), weight=(0.5, 2, 8, 32)),
-    "LTKD, store's masses": alternatives("ltkd,calibration=store", temperature=(2, 4), weight=(0.5, 2, 8, 32)),
-    "GRKD, rebalanced": alternatives("grkd-rebalanced", temperature=(1, 4), weight=(9, 36, 144, 576)),
-    "class-calibrated KD": alternatives("cckd", temperature=(2, 4), weight=(1, 9, 36, 144)),
+# Six settings each. The learning rate is tuned for CE, and serves all losses of a teacher: AdamW's steps do not depend on
+# a loss's size, so that a weight only says how much the teacher counts beside the labels (PLD takes their place). With
+# SGD a larger weight is a larger learning rate too, and a loss without a weight seems worse than it is.
+LEARNING_RATES = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+WITHOUT_TEACHER = {"CE": ["ce"], "balanced softmax": ["balanced-softmax"]}
+OF_TEACHER = {
+    "KD": alternatives("kd", temperature=(1, 2, 4), weight=(1, 9)),
+    "DKD": alternatives("dkd", temperature=(1, 2, 4), beta=(8, 64)),
+    "BKD": alternatives("bkd", temperature=(1, 2, 4), weight=(1, 9)),
+    "DIST": alternatives("dist", temperature=(1, 2, 4), weight=(1, 9)),
+    "PLD": alternatives("pld", temperature=(0.5, 1, 2, 4, 8, 16)),
+    "GRKD": alternatives("grkd", tau=(1, 2, 4), weight=(4, 16)),
+    "LTKD": alternatives("ltkd", temperature=(1, 2, 4), weight=(1, 9)),
+    "LTKD, store's masses": alternatives("ltkd,calibration=store", temperature=(1, 2, 4), weight=(1, 9)),
+    "GRKD, rebalanced": alternatives("grkd-rebalanced", temperature=(1, 2, 4), weight=(4, 16)),
+    "class-calibrated KD": alternatives("cckd", temperature=(1, 2, 4), weight=(1, 9)),
 }
+
+Choice = tuple[str, float]  # a loss with its options, and the learning rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ class Setting:
     imbalance: int
     teacher: str
     student: str
+    precision: Literal["fp32", "bf16"] = "fp32"
     oracle: bool = False
 
     @property
@@ -98,7 +103,7 @@ def settings() -> list[Setting]:
         chosen.append(replace(first, oracle=True))
     if SCALE >= 3:
         chosen += [replace(first, imbalance=imbalance) for imbalance in (10, 20)]
-        chosen += [replace(first, student="resnet8"), replace(first, data="fashion")]
+        chosen += [replace(first, student="resnet8", precision="bf16"), replace(first, data="fashion")]
     return chosen
 
 
@@ -127,7 +132,7 @@ def prepare(setting: Setting) -> tuple[Path, dict[str, float]]:
     trained = distill(
         DistillConfig(
             student=f"kdpipe:{setting.teacher}", data=learned, val=setting.spec("test"), out=run, epochs=epochs,
-            batch_size=BATCH_SIZE, optimiser=OptimiserConfig(lr=LR), val_every=epochs,
+            batch_size=BATCH_SIZE, optimiser=OptimiserConfig(lr=TEACHER_LR), val_every=epochs,
         )
     )  # fmt: skip
     store = FOLDER / f"{setting.data}-{setting.imbalance}-{kind}.kd"
@@ -137,24 +142,48 @@ def prepare(setting: Setting) -> tuple[Path, dict[str, float]]:
     return store, trained.summary["val"]
 
 
-def students(setting: Setting, store: Path, losses: Sequence[str], seeds: Sequence[int], part: str) -> list[Row]:
-    """Train students side by side; gives their accuracies on a part of the data."""
+def students(
+    setting: Setting, store: Path, choices: Sequence[Choice], seeds: Sequence[int], part: str, label: str
+) -> dict[tuple[Choice, int], dict[str, float]]:
+    """Train students side by side, all losses at all learning rates of these choices; gives accuracies on a part."""
+    losses, rates = (list(dict.fromkeys(values)) for values in zip(*choices, strict=True))
     base = DistillConfig(
         student=f"kdpipe:{setting.student}", store=store, data=setting.spec("train", long_tailed=True),
-        val=setting.spec(part), out=FOLDER / f"{setting.name}-{part}", epochs=EPOCHS, batch_size=BATCH_SIZE,
-        optimiser=OptimiserConfig(lr=LR), val_every=EPOCHS,
+        val=setting.spec(part), out=FOLDER / f"{setting.name}-{label}", epochs=EPOCHS, batch_size=BATCH_SIZE,
+        optimiser=OptimiserConfig(optimizer="adamw"), val_every=EPOCHS, precision=setting.precision,
     )  # fmt: skip
     # small networks: a process with one thread for each core is faster than one process with a thread for each
-    config = SweepConfig(base=base, losses=tuple(losses), seeds=tuple(seeds), engine="ray", cpus=1)
-    result = sweep(config, progress(setting.name, part))
+    config = SweepConfig(
+        base=base,
+        losses=tuple(losses),
+        settings={"lr": tuple(map(str, rates))},
+        seeds=tuple(seeds),
+        engine="ray",
+        cpus=1,
+    )
+    result = sweep(
+        config, lambda row: print(f"{base.out.name}: {row.loss}, {row.seed}: {row.overall}", file=sys.stderr)
+    )
     if bad := [row for row in result.rows if row.state not in ("done", "diverged")]:
         sys.exit(f"{bad[0].loss}: {bad[0].error}")
-    return result.rows
+    return {  # 0 where it diverged
+        ((row.loss, float(row.settings["lr"])), row.seed): {metric: getattr(row, metric) or 0.0 for metric in METRICS}
+        for row in result.rows
+    }
 
 
-def progress(name: str, part: str) -> Any:
-    """Says on stderr which student is done."""
-    return lambda row: print(f"{name} {part}: {row.loss}, seed {row.seed}: {row.overall}", file=sys.stderr, flush=True)
+def tune(
+    setting: Setting, store: Path, losses: dict[str, list[str]], rates: Sequence[float], label: str
+) -> dict[str, dict[Choice, float]]:
+    """The accuracy on validation data (which is balanced) of all choices of each loss."""
+    choices = {name: list(itertools.product(specs, rates)) for name, specs in losses.items()}
+    found = students(setting, store, list(itertools.chain(*choices.values())), [TUNING_SEED], "val", label)
+    return {name: {each: found[each, TUNING_SEED]["overall"] for each in own} for name, own in choices.items()}
+
+
+def best(validated: dict[Choice, float]) -> Choice:
+    """The choice with the highest accuracy; of equal ones the first."""
+    return max(validated, key=validated.__getitem__)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -163,26 +192,35 @@ def measure(setting: Setting) -> dict[str, Any]:
     if kept.exists():
         return json.loads(kept.read_text())
     store, teacher = prepare(setting)
-    tuned = students(setting, store, list(itertools.chain(*LOSSES.values())), [TUNING_SEED], "val")
-    validated = {row.loss: row.balanced or 0.0 for row in tuned}  # 0 where it diverged
-    best = {name: max(specs, key=validated.__getitem__) for name, specs in LOSSES.items()}
-    tested = students(setting, store, list(best.values()), SEEDS, "test")
-    found = {(row.loss, row.seed): {metric: getattr(row, metric) for metric in METRICS} for row in tested}
+    validated = tune(setting, store, WITHOUT_TEACHER, LEARNING_RATES, "rates")
+    _, rate = best(validated["CE"])
+    validated |= tune(setting, store, OF_TEACHER, [rate], f"options-{rate:g}")
+    chosen = {name: best(found) for name, found in validated.items()}
+    tested = {}
+    for rate in dict.fromkeys(rate for _, rate in chosen.values()):
+        choices = [choice for choice in chosen.values() if choice[1] == rate]
+        tested |= students(setting, store, choices, SEEDS, "test", f"test-{rate:g}")
     record = {
-        **{key: getattr(setting, key) for key in ("data", "imbalance", "teacher", "student", "oracle")},
+        **{key: getattr(setting, key) for key in ("data", "imbalance", "teacher", "student", "precision", "oracle")},
         "samples": len(kdpipe.open_store(store)),
         "teacher accuracy": {metric: teacher[metric] for metric in METRICS},
         "losses": {
             name: {
-                "chosen": spec,
-                "validated": {each: validated[each] for each in LOSSES[name]},
-                "tested": [found[spec, seed] for seed in SEEDS],
+                "chosen": spelled(chosen[name]),
+                "validated": {spelled(each): accuracy for each, accuracy in found.items()},
+                "tested": [tested[chosen[name], seed] for seed in SEEDS],
             }
-            for name, spec in best.items()
+            for name, found in validated.items()
         },
     }
     kept.write_text(json.dumps(record))
     return record
+
+
+def spelled(choice: Choice) -> str:
+    """``kd,temperature=2,weight=1, lr 0.032``."""
+    loss, rate = choice
+    return f"{loss}, lr {rate:g}"
 
 
 def main() -> None:
@@ -197,7 +235,6 @@ def main() -> None:
         "versions": {"kdpipe": kdpipe.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "epochs": EPOCHS,
         "batch size": BATCH_SIZE,
-        "learning rate": LR,
         "seeds": SEEDS,
         "settings": records,
     }
