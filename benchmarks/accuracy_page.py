@@ -49,7 +49,7 @@ def _summary(records: list[dict[str, Any]]) -> list[str]:
         lines += [f"- **{metric}**: best is {_listed(best)}."]
         for rival in ("CE", "balanced softmax", "KD"):
             above, below = (_always(records, metric, rival, sign) for sign in (1, -1))
-            lines += [f"  Against {rival}, above it in every setting: {above}. Below it: {below}."]
+            lines += [f"  - Against {rival}, above it in every setting: {above}. Below it: {below}."]
     compared = "; ".join(f"{_short(record)}: {_tail_of_ltkd(record)}" for record in records)
     lines += [
         f"- **LTKD's tail**, which [its paper](https://arxiv.org/abs/2506.18496) has well above that of KD and DKD: {compared}."
