@@ -162,7 +162,7 @@ def students(
         cpus=1,
     )
     result = sweep(
-        config, lambda row: print(f"{base.out.name}: {row.loss}, {row.seed}: {row.overall}", file=sys.stderr)
+        config, lambda row: print(base.out.name, row.loss, row.settings, row.seed, row.overall, file=sys.stderr)
     )
     if bad := [row for row in result.rows if row.state not in ("done", "diverged")]:
         sys.exit(f"{bad[0].loss}: {bad[0].error}")
