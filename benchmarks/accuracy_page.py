@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,7 @@ def _best(record: dict[str, Any], metric: str) -> str:
 
 def _listed(best: list[str]) -> str:
     """``A in 3 settings, B in 1``."""
-    return ", ".join(
-        f"{name} in {best.count(name)} of {len(best)} settings" for name in sorted(set(best), key=best.count)[::-1]
-    )
+    return ", ".join(f"{name} in {count} of {len(best)} settings" for name, count in Counter(best).most_common())
 
 
 def _always(records: list[dict[str, Any]], metric: str, rival: str, sign: int) -> str:
@@ -147,8 +146,8 @@ def _step_to_the_edge(result: dict[str, Any]) -> float | None:
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Percentages by metric, one a seed; a student that diverged counts as 0."""
-    return {metric: np.array([100 * (one[metric] or 0.0) for one in result["tested"]]) for metric in METRICS}
+    """Percentages by metric, one a seed."""
+    return {metric: np.array([100 * one[metric] for one in result["tested"]]) for metric in METRICS}
 
 
 def interval(differences: np.ndarray) -> str:

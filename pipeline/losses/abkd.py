@@ -36,8 +36,8 @@ def abkd(
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.
         teacher_logits: (B, C) floating point; no gradient flows into it.
-        alpha: a, any finite number.
-        beta: b, any finite number.
+        alpha: a, of either sign, at most a million.
+        beta: b, the same.
         temperature: T, from 0.01 to 1000.
 
     Returns:

@@ -72,6 +72,7 @@ class _Verification:
         self._root, self._manifest, self._found, self._deep = root, manifest, found, deep
         self._files = FileChecks(root, manifest, found, deep=deep)
         self._layout = payload_layout(manifest)
+        self._standing = set(standing_files(manifest))
         self._documents = self._layout.documents()
         self._constants = {self._layout.constant_file(constant): constant for constant in manifest.constants}
         self._constant_values: dict[str, np.ndarray] = {}  # those that are whole, if deep
@@ -97,7 +98,7 @@ class _Verification:
         manifest = self._manifest
         if manifest.store_id != manifest.identity():
             self._found.add(MANIFEST, "manifest", "its store id is not the one that its settings give")
-        if {record.path for record in manifest.files} != set(standing_files(manifest)):
+        if {record.path for record in manifest.files} != self._standing:
             self._found.add(MANIFEST, "manifest", "it does not list the files that a store has beside its chunks")
         if (manifest.state == "complete") != (manifest.receipts is not None):
             self._found.add(MANIFEST, "manifest", "its state and its checksum over the receipts contradict each other")
@@ -163,7 +164,7 @@ class _Verification:
 
     def _belongs(self, relative: str) -> bool:
         """Whether a store of this shape has a file of that name, or may have it beside it."""
-        if relative in (MANIFEST, CLASSES, *CARD_FILES, *self._documents, *self._constants):
+        if relative in (MANIFEST, *CARD_FILES) or relative in self._standing:
             return True
         if self._layout.belongs(relative):
             return True
