@@ -58,7 +58,7 @@ def repair(path: str | os.PathLike[str], *, on_progress: Callable[[int, int], No
         on_progress: as of :func:`kdpipe.stores.checks.verify.verify`.
 
     Raises:
-        CorruptStoreError: there is no folder of that name.
+        CorruptStoreError: there is no folder of that name, or it has nothing of a store.
         RefusedError: an extraction is writing it at this moment, or it is of a newer format version.
     """
     root = Path(path)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..errors import CorruptStoreError
 from ..files import FileRecord, is_temporary
-from ..layout import CARD_FILES, CLASSES, LOCKS, MANIFEST, QUARANTINE, receipt_file, samples_file
+from ..layout import CARD_FILES, CLASSES, LOCKS, MANIFEST, QUARANTINE, RECEIPTS, receipt_file, samples_file
 from ..manifest import Manifest, fingerprint
 from ..payload.layout import payload_layout, payload_store_id, standing_files
 from ..remote.location import is_url
@@ -40,7 +40,7 @@ def verify(
         on_progress: called after every chunk (of a remote store, object) with the number looked at, and of all.
 
     Raises:
-        CorruptStoreError: there is no folder of that name.
+        CorruptStoreError: there is no folder of that name, or it has nothing of a store.
         RefusedError: the store is undamaged, but of a newer format version.
         KdpipeError: the server of an address cannot be reached, or does not let us read.
     """
@@ -54,7 +54,10 @@ def verify(
     found = Collector()
     manifest = read_manifest(root, found)
     if manifest is None:
-        return found.into(Report(path=str(root), store_id=payload_store_id(root), deep=deep))
+        store_id = payload_store_id(root)
+        if store_id is None and not any(os.path.lexists(root / name) for name in (MANIFEST, RECEIPTS)):
+            raise CorruptStoreError(f"{root} has neither {MANIFEST} nor {RECEIPTS}. Is this a kdpipe store?")
+        return found.into(Report(path=str(root), store_id=store_id, deep=deep))
     report = Report(
         path=str(root), store_id=manifest.store_id, state=manifest.state, deep=deep, chunks=manifest.grid.num_chunks
     )

@@ -17,7 +17,7 @@ from kdpipe.stores.checks.content import labels_fingerprint
 from kdpipe.stores.checks.report import MAX_FINDINGS, MAX_NOTES, Report
 from kdpipe.stores.checks.verify import verify
 from kdpipe.stores.files import checksum
-from kdpipe.stores.layout import CLASSES, MANIFEST, array_file, receipt_file, samples_file
+from kdpipe.stores.layout import CLASSES, MANIFEST, RECEIPTS, array_file, receipt_file, samples_file
 from kdpipe.stores.manifest import Manifest
 
 from ..conftest import Content, make_content
@@ -246,9 +246,11 @@ def test_a_manifest_written_in_another_way_is_a_warning(store):
     assert [finding.path for finding in report.warnings] == [MANIFEST]
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(CorruptStoreError, match="Is this a kdpipe store"):
-        verify(tmp_path / "nowhere.kd")
+def test_what_is_no_store(tmp_path):
+    for folder, said in ((tmp_path / "nowhere.kd", "not a folder"), (tmp_path, "neither manifest.json nor receipts")):
+        with pytest.raises(CorruptStoreError, match=f"{said}.*Is this a kdpipe store"):
+            verify(folder)
+    (tmp_path / RECEIPTS).mkdir()
     assert paths(verify(tmp_path)) == {MANIFEST}
 
 
