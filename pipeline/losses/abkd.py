@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from .numerics import check_exponent, check_logits, check_scale, full_precision, log_softmaxes
@@ -65,17 +66,17 @@ def _divergence(log_p: Tensor, log_q: Tensor, a: float, b: float) -> Tensor:
     """
     if a == 0:
         return 0.5 * (log_q - log_p) ** 2
-    return (_gap(log_p, log_q, a + b) - (a * log_p).exp() * _gap(log_p, log_q, b)) / a
+    return (_gap(log_p, log_q, a + b) - _gap(log_p, log_q, b, a * log_p)) / a
 
 
-def _gap(log_p: Tensor, log_q: Tensor, power: float) -> Tensor:
-    """``(q^power - p^power) / power``, and ``log(q / p)`` for power 0."""
+def _gap(log_p: Tensor, log_q: Tensor, power: float, log_factor: Tensor | float = 0.0) -> Tensor:
+    """``(q^power - p^power) / power``, ``log(q / p)`` for power 0, times a factor, which alone may underflow."""
     if power == 0:
-        return log_q - log_p
+        return torch.as_tensor(log_factor).exp() * (log_q - log_p)
     exponent = power * (log_q - log_p)
     # the larger of the two powers is put outside: what is left is e^x - 1 with x <= 0, which cannot overflow
-    from_q = (power * log_q).exp() * -(-exponent.clamp_min(0)).expm1()
-    from_p = (power * log_p).exp() * exponent.clamp_max(0).expm1()
+    from_q = (log_factor + power * log_q).exp() * -(-exponent.clamp_min(0)).expm1()
+    from_p = (log_factor + power * log_p).exp() * exponent.clamp_max(0).expm1()
     return from_q.where(exponent >= 0, from_p) / power
 
 

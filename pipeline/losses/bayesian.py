@@ -60,11 +60,12 @@ def bayesian_kd(student_logits: Tensor, view_logits: Tensor, *, temperature: flo
     Raises:
         UsageError: shapes or dtypes that do not match, or a temperature out of range.
     """
-    targets = log_mean_probabilities(view_logits, temperature=temperature)
-    check_logits("bayesian", student_logits, targets)
     dtype = compute_dtype(student_logits)
+    exact = view_logits.to(dtype) if view_logits.is_floating_point() else view_logits  # what is no float is refused
+    targets = log_mean_probabilities(exact, temperature=temperature)
+    check_logits("bayesian", student_logits, targets)
     with full_precision(student_logits):
-        return -(targets.to(dtype).exp() * student_logits.to(dtype).log_softmax(1)).sum(1).mean()
+        return -(targets.exp() * student_logits.to(dtype).log_softmax(1)).sum(1).mean()
 
 
 @register

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError, unknown
-from .numerics import check_integers, check_logits, check_scale, compute_dtype, full_precision
+from .numerics import check_class_ids, check_integers, check_logits, check_scale, compute_dtype, full_precision
 from .pairs import pair_losses
 from .registry import Loss, LossInputs, register
 
@@ -165,14 +165,7 @@ def check_ranks(where: str, ranks: Tensor, student_logits: Tensor) -> None:
             f"{where}: ranks has shape {tuple(ranks.shape)} for student_logits of shape "
             f"{(batch, num_classes)}. Give (batch, ranks) with 1 to {num_classes} ranks."
         )
-    # elsewhere, looking would make every step wait for the device; a compiled graph would break here
-    if ranks.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in ranks.long().aminmax())
-        if low < 0 or high >= num_classes:
-            raise UsageError(
-                f"{where}: ranks holds class ids from {low} to {high}, the student has {num_classes} classes. "
-                "Give ids from 0; check that store and student agree on the classes."
-            )
+    check_class_ids(where, "ranks", ranks, num_classes)
 
 
 @register

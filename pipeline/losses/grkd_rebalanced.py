@@ -7,18 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...stores.errors import UsageError, unknown
+from ...stores.errors import unknown
 from .grkd import REDUCTIONS, grkd
-from .numerics import (
-    check_integers,
-    check_logits,
-    check_per_class,
-    check_positive,
-    check_scale,
-    compute_dtype,
-    full_precision,
-    remember,
-)
+from .ltkd import checked_partition, log_group_masses
+from .numerics import check_logits, check_scale, compute_dtype, full_precision
 from .registry import Loss, LossInputs, register
 
 
@@ -59,38 +51,13 @@ def grkd_rebalanced(
     """
     check_logits("grkd-rebalanced", student_logits, teacher_logits)
     check_scale("grkd-rebalanced", "temperature", temperature)
-    log_mass = _log_mass(class_groups, group_mass, student_logits)
+    partition = checked_partition("grkd-rebalanced", class_groups, student_logits)
+    log_group_masses("grkd-rebalanced", group_mass, partition)
     dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
-        rebalanced = teacher_logits.detach().to(dtype) / temperature - log_mass.to(dtype)
+        log_mass = group_mass.log().index_select(0, class_groups.long()).to(dtype)
+        rebalanced = teacher_logits.detach().to(dtype) / temperature - log_mass
     return grkd(student_logits, teacher_logits=rebalanced, tau=tau, reduction=reduction)
-
-
-def _log_mass(class_groups: Tensor, group_mass: Tensor, student_logits: Tensor) -> Tensor:
-    """The logarithm of the mass of each class's group, (C,)."""
-    check_integers("grkd-rebalanced", "class_groups", class_groups)
-    check_per_class("grkd-rebalanced", "class_groups", class_groups, student_logits)
-    groups = _groups(class_groups)
-    if group_mass.ndim != 1 or groups[0] < 0 or groups[-1] >= len(group_mass):
-        raise UsageError(
-            f"grkd-rebalanced: class_groups holds groups from {groups[0]} to {groups[-1]}, group_mass has shape "
-            f"{tuple(group_mass.shape)}. Give every class a group, from 0, and every group a mass, (groups,)."
-        )
-    masses = _numbers(group_mass)
-    for group in groups:
-        check_positive("grkd-rebalanced", f"group_mass[{group}]", masses[group])
-    return group_mass.log().index_select(0, class_groups.long())
-
-
-@remember
-def _groups(class_groups: Tensor) -> tuple[int, ...]:
-    """The groups that have classes, ascending."""
-    return tuple(class_groups.long().unique().tolist())
-
-
-@remember
-def _numbers(group_mass: Tensor) -> tuple[float, ...]:
-    return tuple(group_mass.tolist())
 
 
 @register

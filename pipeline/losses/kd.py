@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .divergence import group_divergence, is_compiled_for
-from .numerics import check_logits, check_scale, compute_dtype, full_precision, kl_divergence
+from .numerics import check_logits, check_scale, compute_dtype, full_precision, kl_divergence, log_softmaxes
 from .registry import Loss, LossInputs, register
 from .top import check_top, coarse_divergence, scatter_top
 
@@ -38,10 +38,8 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4
     if is_compiled_for(student_logits):
         sizes = [student_logits.shape[1]]
         return group_divergence(student_logits, teacher_logits, sizes, None, 0.0, 1.0, temperature)
-    dtype = compute_dtype(student_logits)
     with full_precision(student_logits):
-        log_student = (student_logits.to(dtype) / temperature).log_softmax(1)
-        log_teacher = (teacher_logits.detach().to(dtype) / temperature).log_softmax(1)
+        log_student, log_teacher = log_softmaxes(student_logits, teacher_logits, temperature)
         return temperature**2 * kl_divergence(log_teacher, log_student).mean()
 
 

@@ -74,9 +74,9 @@ def ltkd(
     check_scale("ltkd", "temperature", temperature)
     check_weight("ltkd", "alpha", alpha)
     check_weight("ltkd", "beta", beta)
-    partition = _checked_partition("ltkd", class_groups, student_logits)
+    partition = checked_partition("ltkd", class_groups, student_logits)
     if is_compiled_for(student_logits):
-        log_mass = None if group_mass is None else _log_masses(group_mass, partition)
+        log_mass = None if group_mass is None else log_group_masses("ltkd", group_mass, partition)
         both = (partition.arrange(student_logits), partition.arrange(teacher_logits))
         return group_divergence(*both, list(partition.sizes), log_mass, alpha, beta, temperature)
     dtype = compute_dtype(student_logits)
@@ -127,7 +127,7 @@ def ltkd_top(
     check_scale("ltkd_top", "temperature", temperature)
     check_weight("ltkd_top", "alpha", alpha)
     check_weight("ltkd_top", "beta", beta)
-    partition = _checked_partition("ltkd_top", class_groups, student_logits)
+    partition = checked_partition("ltkd_top", class_groups, student_logits)
     if group_logsumexp.ndim != 2 or group_logsumexp.shape[1] < partition.num_groups:
         raise UsageError(
             f"ltkd_top: group_logsumexp has shape {tuple(group_logsumexp.shape)} for {partition.num_groups} groups. "
@@ -173,23 +173,9 @@ class Partition:
 
 @remember
 def partition_classes(class_groups: Tensor) -> Partition:
-    """Sort the classes by group.
-
-    Args:
-        class_groups: (C,) integers.
-
-    Raises:
-        UsageError: a wrong shape or dtype, or a negative group.
-    """
-    check_integers("ltkd", "class_groups", class_groups)
-    if class_groups.ndim != 1 or class_groups.numel() == 0:
-        raise UsageError(
-            f"ltkd: class_groups has shape {tuple(class_groups.shape)}. Give the group of each class, (classes,)."
-        )
+    """Sort the classes, (C,) integers, by group."""
     ids, order = class_groups.long().cpu().sort(stable=True)
     groups, sizes = ids.unique_consecutive(return_counts=True)
-    if ids[0] < 0:
-        raise UsageError(f"ltkd: class_groups holds {int(ids[0])}. Give every class a group, 0 or above.")
     is_arranged = bool((order[1:] > order[:-1]).all())
     return Partition(order.to(class_groups.device), tuple(sizes.tolist()), tuple(groups.tolist()), is_arranged)
 
@@ -246,7 +232,7 @@ def _balanced(terms: GroupTerms, partition: Partition, alpha: float, beta: float
     if group_mass is None:
         log_mass = terms.log_teacher.logsumexp(0)
     else:
-        log_mass = terms.log_teacher.new_tensor(_log_masses(group_mass, partition))
+        log_mass = terms.log_teacher.new_tensor(log_group_masses("ltkd", group_mass, partition))
     cross = kl_divergence(rebalance(terms.log_teacher, log_mass), terms.log_student).mean()
     return alpha * cross + beta * terms.within.sum(1).mean()
 
@@ -272,7 +258,7 @@ def group_masses(logits: Tensor, class_groups: Tensor, temperature: float) -> Te
     """
     check_logits("group_masses", logits)
     check_scale("group_masses", "temperature", temperature)
-    partition = _checked_partition("group_masses", class_groups, logits)
+    partition = checked_partition("group_masses", class_groups, logits)
     with full_precision(logits):
         probabilities = (logits.detach().to(compute_dtype(logits)) / temperature).softmax(1)
         masses = torch.zeros(partition.num_groups, dtype=torch.float64, device=logits.device)
@@ -281,31 +267,44 @@ def group_masses(logits: Tensor, class_groups: Tensor, temperature: float) -> Te
     return masses
 
 
-def _checked_partition(where: str, class_groups: Tensor, logits: Tensor) -> Partition:
-    partition = partition_classes(class_groups)
-    if class_groups.shape[0] != logits.shape[1]:
+def checked_partition(where: str, class_groups: Tensor, logits: Tensor) -> Partition:
+    """The classes of (B, C) logits by group.
+
+    Raises:
+        UsageError: not one integer for each class, or a negative group.
+    """
+    check_integers(where, "class_groups", class_groups)
+    if class_groups.shape != logits.shape[1:]:
         raise UsageError(
-            f"{where}: class_groups names {class_groups.shape[0]} classes, the logits have "
-            f"{logits.shape[1]}. Give one group per class."
+            f"{where}: class_groups has shape {tuple(class_groups.shape)}, the logits have {logits.shape[1]} classes. "
+            "Give the group of each class, (classes,)."
         )
+    partition = partition_classes(class_groups)
+    if partition.groups[0] < 0:
+        raise UsageError(f"{where}: class_groups holds {partition.groups[0]}. Give every class a group, 0 or above.")
     return partition
 
 
-@remember
-def _as_numbers(group_mass: Tensor) -> tuple[float, ...]:
-    return tuple(group_mass.detach().flatten().tolist())
+def log_group_masses(where: str, group_mass: Tensor, partition: Partition) -> list[float]:
+    """The logarithm of the mass of each group that has classes, P numbers.
 
-
-def _log_masses(group_mass: Tensor, partition: Partition) -> list[float]:
+    Raises:
+        UsageError: too few masses, or one not above 0 for a group that has classes.
+    """
     if group_mass.ndim != 1 or group_mass.shape[0] < partition.num_groups:
         raise UsageError(
-            f"ltkd: group_mass has shape {tuple(group_mass.shape)} for {partition.num_groups} groups. "
+            f"{where}: group_mass has shape {tuple(group_mass.shape)} for {partition.num_groups} groups. "
             "Give one mass per group, (groups,)."
         )
     numbers = _as_numbers(group_mass)
     for group in partition.groups:
-        check_positive("ltkd", f"group_mass[{group}]", numbers[group])
+        check_positive(where, f"group_mass[{group}]", numbers[group])
     return [math.log(numbers[group]) for group in partition.groups]
+
+
+@remember
+def _as_numbers(group_mass: Tensor) -> tuple[float, ...]:
+    return tuple(group_mass.detach().tolist())
 
 
 @register

@@ -94,12 +94,22 @@ def check_labels(where: str, labels: Tensor, student_logits: Tensor) -> None:
             f"{where}: labels has shape {tuple(labels.shape)} for student_logits of shape "
             f"{(batch, num_classes)}. Give one class id per sample."
         )
-    if labels.device.type == "cpu":  # elsewhere, looking would make every step wait for the device
-        low, high = (int(bound) for bound in labels.long().aminmax())
+    check_class_ids(where, "labels", labels, num_classes)
+
+
+def check_class_ids(where: str, name: str, ids: Tensor, num_classes: int) -> None:
+    """Integers of any shape must be classes of the student (looked for in CPU tensors only, outside of a graph).
+
+    Raises:
+        UsageError: they are not.
+    """
+    # elsewhere, looking would make every step wait for the device; a compiled graph would break here
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in ids.long().aminmax())
         if low < 0 or high >= num_classes:
             raise UsageError(
-                f"{where}: labels holds class ids from {low} to {high}, the student has {num_classes} classes. "
-                "Give ids from 0."
+                f"{where}: {name} holds class ids from {low} to {high}, the student has {num_classes} classes. "
+                "Give ids from 0; check that store and student agree on the classes."
             )
 
 

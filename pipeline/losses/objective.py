@@ -17,7 +17,7 @@ class Objective:
     """A weighted sum of losses.
 
     Attributes:
-        losses: the losses, each with its weight.
+        losses: the losses, each with its weight. Those of weight 0 are left out: what they need is not read.
         ce_weight: the weight of cross-entropy, 0 for none. Not used where one of ``losses`` takes its place
             (``replaces_ce``), as a `CrossEntropy` with a weight of its own does.
         terms: what is summed, cross-entropy included, by key: the loss's name, and ``NAME#2`` for the second
@@ -33,15 +33,17 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_weight("objective", "ce_weight", self.ce_weight)
-        losses = self.losses
-        if self.ce_weight > 0 and not any(loss.replaces_ce for loss in losses):
+        instead = any(loss.replaces_ce for loss in self.losses)
+        losses = tuple(loss for loss in self.losses if loss.weight > 0)
+        object.__setattr__(self, "losses", losses)
+        if self.ce_weight > 0 and not instead:
             losses = (CrossEntropy(weight=self.ce_weight), *losses)
         terms: dict[str, Loss] = {}
         for loss in losses:
             count = sum(other.name == loss.name for other in terms.values())
             terms[f"{loss.name}#{count + 1}" if count else loss.name] = loss
         object.__setattr__(self, "terms", terms)
-        if not any(loss.weight > 0 for loss in losses):
+        if not losses:
             raise UsageError("The objective is empty: every weight is 0. Give a loss, or a weight above 0.")
 
     @classmethod

@@ -26,7 +26,7 @@ def redistill(
     choices.
 
     A class to which the student gives e^-x times the teacher's probability counts e^{l x}: a student very far
-    from its teacher (x above 130 in float32) makes the loss infinite.
+    from its teacher (x above 130 in float32) makes the loss infinite, and its gradient no number.
 
     Args:
         student_logits: (B, C) floating point; half precision is computed in float32.

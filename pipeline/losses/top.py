@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...stores.errors import UsageError
-from .numerics import check_integers
+from .numerics import check_class_ids, check_integers
 
 
 def coarse_divergence(log_p: Tensor, log_q: Tensor, kept: Tensor) -> Tensor:
@@ -69,10 +69,4 @@ def check_top(where: str, student_logits: Tensor, top_classes: Tensor, top_logit
         )
     if len(sums) != batch:
         raise UsageError(f"{where}: there are logsumexps for {len(sums)} samples, not for {batch}. Give those of each.")
-    if top_classes.device.type == "cpu":  # elsewhere, looking would make every step wait for the device
-        low, high = (int(bound) for bound in top_classes.long().aminmax())
-        if low < 0 or high >= num_classes:
-            raise UsageError(
-                f"{where}: top_classes holds class ids from {low} to {high}, the student has {num_classes} classes. "
-                "Give ids from 0; check that store and student agree on the classes."
-            )
+    check_class_ids(where, "top_classes", top_classes, num_classes)

@@ -52,7 +52,8 @@ def teacher_masses(store: Store, rows: np.ndarray, temperatures: Iterable[float]
         return {temperature: _top_masses(store, codec, rows, temperature) for temperature in temperatures}
     return {
         temperature: TeacherMass(
-            classes=torch.from_numpy(classes), groups=torch.from_numpy(np.bincount(groups, weights=classes))
+            classes=torch.from_numpy(classes),
+            groups=torch.from_numpy(np.bincount(groups, weights=classes, minlength=len(GROUP_NAMES))),
         )
         for temperature, classes in class_masses(store, rows, temperatures).items()
     }

@@ -133,6 +133,13 @@ def test_the_order_of_the_classes_does_not_matter(spec):
     torch.testing.assert_close(parse_loss(spec)(moved), parse_loss(spec)(batch))
 
 
+@pytest.mark.parametrize("spec", ["dkd", "pld", "kd,temperature=2"])
+def test_in_a_compiled_graph_the_same(spec):
+    loss = parse_loss(spec)
+    compiled = torch.compile(loss.__call__, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs()), loss(inputs()), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_what_a_batch_lacks_is_named(spec):
     loss = parse_loss(spec)

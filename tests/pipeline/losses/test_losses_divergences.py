@@ -184,6 +184,17 @@ def test_abkd_where_probabilities_underflow(alpha, beta):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize(("logits", "temperature"), [((100.0, 250.0), 1.0), ((400.0, 900.0), 4.0)])
+def test_abkd_where_one_factor_underflows_and_the_other_overflows(logits, temperature):
+    student, teacher = (np.array([[0, logit]]) for logit in logits)
+    exact = value(abkd, student, teacher, alpha=1, beta=-0.5, temperature=temperature)
+    leaf = torch.tensor(np.float32(student), requires_grad=True)
+    loss = abkd(leaf, torch.tensor(np.float32(teacher)), alpha=1, beta=-0.5, temperature=temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=1e-4)
+    assert torch.isfinite(leaf.grad).all()
+
+
 def test_abkd_gradient_at_equality_is_0():
     student = torch.tensor(case()[0], requires_grad=True)
     (gradient,) = torch.autograd.grad(abkd(student, student.detach()), student)
@@ -329,6 +340,12 @@ def test_bayesian_kd_is_its_formula(seed, temperature):
         mean = np.mean([softmax(view[b] / temperature) for view in views], axis=0)
         total -= sum(m * math.log(q) for m, q in zip(mean, softmax(row), strict=True))
     assert value(bayesian_kd, student, views, temperature=temperature) == pytest.approx(total / 4, rel=1e-9)
+
+
+def test_bayesian_kd_is_computed_in_the_students_precision():
+    student, views = torch.randn(4, 6, dtype=torch.float64), torch.randn(3, 4, 6)
+    assert bayesian_kd(student, views) == bayesian_kd(student, views.double())
+    assert bayesian_kd(student.float(), views.double()).dtype == torch.float32
 
 
 def test_bayesian_kd_of_one_view_is_kd_and_the_teachers_entropy():
