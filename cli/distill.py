@@ -1,17 +1,22 @@
 """``kdpipe distill``."""
 
+import logging
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from .options import LocalPath, ProgressBar, config_option, json_option, recipe_option
+from .options import LocalPath, ProgressBar, config_option, json_option, only_one, recipe_option
 from .training_options import OPTIMISER, training_options
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
 @config_option
 @recipe_option
-@click.option("--student", required=True, metavar="SPEC", help="e.g. kdpipe:resnet8x4 or torchvision:resnet18.")
+@click.option("--student", multiple=True, required=True, metavar="SPEC", callback=only_one,
+              help="e.g. kdpipe:resnet8x4 or torchvision:resnet18.")  # fmt: skip
 @click.option("--loss", multiple=True, default=["ce"], metavar="SPEC", show_default=True,
               help="NAME,key=value (docs/losses.md), or python:MODULE:CLASS; several are summed.")  # fmt: skip
 @click.option("--out", required=True, type=LocalPath(), help="The folder of the run.")
@@ -35,6 +40,12 @@ def distill(*, as_json: bool, **settings: Any) -> None:
 
     optimiser = OptimiserConfig(**{name: settings.pop(name) for name in OPTIMISER})
     config = DistillConfig(**settings, optimiser=optimiser)
+    no_loss_given = click.get_current_context().get_parameter_source("loss") is ParameterSource.DEFAULT
+    if config.store is not None and no_loss_given:
+        logger.warning(
+            "Without --loss the student learns from labels alone: the store's logits are not read. Give --loss kd, or "
+            "another one (docs/losses.md)."
+        )
     with ProgressBar("epochs") as update:
 
         def on_epoch(record: dict[str, Any]) -> None:

@@ -23,9 +23,16 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
 
     try:
         text = path.read_text(encoding="utf-8-sig")  # which some editors write
-        settings: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        settings: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"The configuration {path} cannot be read: {error}.") from None
+    if not isinstance(settings, dict):
+        raise UsageError(f"The configuration {path} holds no object. Give the config.json of a run, or a TOML file.")
+    if "search" in settings and context.command.name != "sweep":
+        raise UsageError(
+            f"{path} is the configuration of a sweep. Give it to kdpipe sweep; each run of a sweep has one of its own: "
+            "runs/0000/config.json."
+        )
     settings.pop("resolved", None)  # what a run decided by itself, for the record
     context.default_map = {**(context.default_map or {}), **_as_defaults(context, settings, str(path))}
 
@@ -41,6 +48,8 @@ def read_recipe(context: click.Context, _: click.Parameter, name: str | None) ->
     """
     if name is None:
         return
+    if name.endswith(".toml"):
+        raise UsageError(f"--recipe takes the name of a recipe (docs/recipes.md). Give a file as --config {name}.")
     from ..pipeline.recipes import PARTS, load_recipe
 
     recipe, *part = name.split("/", 1)
@@ -67,7 +76,8 @@ def _as_defaults(context: click.Context, settings: dict[str, Any], where: str) -
         if name not in flags:
             raise unknown(f"key in {where}", key, (str(flag).replace("_", "-") for flag in flags))
         if value is not None:
-            defaults[str(flags[name].name)] = _as_typed(flags[name], value)
+            defaults[str(flags[name].name)] = typed = _as_typed(flags[name], value)
+            _check(context, flags[name], typed, f"'{key}' in {where}")
     return defaults
 
 
@@ -78,6 +88,16 @@ def _as_typed(option: click.Option, value: Any) -> Any:
     if option.is_flag:
         return value
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _check(context: click.Context, option: click.Option, typed: Any, what: str) -> None:
+    """Refuse a value that the flag would refuse, which must not be blamed on a flag that nobody typed."""
+    try:
+        value = option.type_cast_value(context, typed)
+        if option.callback is not None:
+            option.callback(context, option, value)
+    except click.BadParameter as error:
+        raise UsageError(f"{what}: {error.message}") from None
 
 
 config_option = click.option(
@@ -99,6 +119,15 @@ recipe_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+def only_one(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str:
+    """The value of an option that another command takes several times."""
+    value, *others = values
+    if others:
+        message = f"it is given {len(values)} times. Give one; to compare: kdpipe sweep."
+        raise click.BadParameter(message, param=parameter)
+    return value
 
 
 def auto_int(_: click.Context, parameter: click.Parameter, value: str | int | None) -> int | None:

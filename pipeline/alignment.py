@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..stores import JoinedDataset, MismatchError, Store
+from ..stores.differences import told_class_differences
 from ..stores.manifest import fingerprint
 from .augment import Augmentation, take_probe
 from .data import Samples
@@ -47,18 +48,10 @@ def check_alignment(store: Store, inputs: InputDataset, joined: JoinedDataset, n
 def _check_classes(store: Store, samples: Samples) -> None:
     if store.manifest.dataset.classes == fingerprint(samples.class_names):
         return
-    theirs, ours = store.class_names, list(samples.class_names)
-    if sorted(theirs) == sorted(ours):
-        first = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-        raise MismatchError(
-            f"The classes of {store} and '{samples.spec}' are the same in another order (class {first} is "
-            f"'{theirs[first]}' there, '{ours[first]}' here). Give the data set in the store's class order."
-        )
-    only_there = sorted(set(theirs) - set(ours))[:3]
-    only_here = sorted(set(ours) - set(theirs))[:3]
+    differences = told_class_differences(store.class_names, samples.class_names, ("in the store", "in the data"))
     raise MismatchError(
-        f"{store} has {len(theirs)} classes, '{samples.spec}' has {len(ours)}; only in the store: "
-        f"{only_there or 'none'}, only in the data: {only_here or 'none'}. Use the data set the store was made from."
+        f"The classes of '{samples.spec}' are not those of {store}: {differences}. Use the data set the store was made "
+        "from, in the store's class order."
     )
 
 

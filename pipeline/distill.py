@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..stores import KdpipeError, MismatchError, Store, UsageError, open_store
+from ..stores.differences import told_class_differences
 from ..stores.remote.cache import parse_size
 from .config import DistillConfig
 from .data import Samples, load_data
@@ -239,8 +240,11 @@ def _held_out(config: DistillConfig, around: Surroundings) -> InputDataset | Non
         logger.warning("--val is the training data itself: its accuracy says nothing of other samples.")
     held_out = load_data(config.val)
     if held_out.class_names != around.samples.class_names:
+        places = ("in training", "in validation")
+        differences = told_class_differences(around.samples.class_names, held_out.class_names, places)
         raise MismatchError(
-            f"The classes of --val '{config.val}' are not those of '{around.samples.spec}', in that order."
+            f"The classes of --val '{config.val}' are not those of '{around.samples.spec}': {differences}. Give data "
+            "of the same classes in the same order; class_map=FILE in the spec gives others these (docs/reshape.md)."
         )
     return InputDataset(held_out, around.preprocessing)
 

@@ -7,7 +7,7 @@ may record such a spec, but nothing imports it from there.
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +15,15 @@ from typing import Any
 from ..stores.errors import KdpipeError, UsageError, unknown
 
 
-def import_attribute(location: str) -> Callable[..., Any]:
+def import_attribute(
+    location: str, what: str = "function", fits: Callable[[Any], bool] = callable
+) -> Callable[..., Any]:
     """The callable that ``package.module:name`` names; the working directory is searched first.
+
+    Args:
+        location: ``package.module:name``.
+        what: what is wanted, for messages.
+        fits: whether a value of the module is one, and is suggested where there is none of the name.
 
     Raises:
         UsageError: the location is not of that form, there is no such module, or nothing callable of
@@ -25,16 +32,18 @@ def import_attribute(location: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = location.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UsageError(f"'python:{location}' does not name a function. Write python:package.module:function.")
+        raise UsageError(f"'python:{location}' does not name a {what}. Write python:package.module:{what}.")
     module = _import_module(module_name)
     found = getattr(module, attribute, None)
     if not callable(found):
-        public = [name for name, value in vars(module).items() if callable(value) and name[:1] != "_"]
-        raise unknown(f"function of the module '{module_name}'", attribute, public)
+        public = [name for name, value in vars(module).items() if fits(value) and name[:1] != "_"]
+        raise unknown(f"{what} of the module '{module_name}'", attribute, public)
     return found
 
 
-def call_factory(location: str, options: Mapping[str, str], offered: Mapping[str, Any]) -> Any:
+def call_factory(
+    location: str, options: Mapping[str, str], offered: Mapping[str, Any], beside: Iterable[str] = ()
+) -> Any:
     """Call the factory at ``location`` and return what it returns.
 
     Args:
@@ -43,6 +52,7 @@ def call_factory(location: str, options: Mapping[str, str], offered: Mapping[str
             reads as one, and otherwise as the text.
         offered: values the caller knows; each is passed only if the factory has a parameter of its name and
             the options do not give it.
+        beside: options of the spec that the caller reads itself: listed where one is unknown.
 
     Raises:
         UsageError: the factory is not found, or does not take these options.
@@ -52,7 +62,7 @@ def call_factory(location: str, options: Mapping[str, str], offered: Mapping[str
     parameters = named_parameters(factory)
     arguments = {key: value for key, value in offered.items() if key in parameters}
     arguments |= {key: convert(text) for key, text in options.items()}
-    _check_arguments(location, factory, arguments)
+    _check_arguments(location, factory, arguments, beside)
     try:
         return factory(**arguments)
     except KdpipeError:
@@ -111,7 +121,9 @@ def _signature(factory: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
-def _check_arguments(location: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+def _check_arguments(
+    location: str, factory: Callable[..., Any], arguments: Mapping[str, Any], beside: Iterable[str]
+) -> None:
     """Refuse what the signature cannot take, before the call: a TypeError from inside is the factory's."""
     signature = _signature(factory)
     if signature is None:
@@ -121,7 +133,7 @@ def _check_arguments(location: str, factory: Callable[..., Any], arguments: Mapp
         known = named_parameters(factory)
         for key in arguments:
             if key not in known:
-                raise unknown(f"option of 'python:{location}'", key, known)
+                raise unknown(f"option of 'python:{location}'", key, {*known, *beside})
     try:
         signature.bind(**arguments)
     except TypeError as error:

@@ -30,11 +30,13 @@ class Spec:
         name: what comes before the colon: a scheme (``folder``) or a plain name (``kd``).
         location: what comes after it, or the empty string.
         options: the ``key=value`` pairs, as text.
+        beside: keys that were taken out of a spec of this name, whether given or not: a message lists them too.
     """
 
     name: str
     location: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
@@ -68,7 +70,8 @@ class Spec:
         """Split into (the options named by ``keys``, the rest); both keep name and location."""
         taken = {key: value for key, value in self.options.items() if key in keys}
         rest = {key: value for key, value in self.options.items() if key not in keys}
-        return dataclasses.replace(self, options=taken), dataclasses.replace(self, options=rest)
+        beside = (*self.beside, *keys)
+        return dataclasses.replace(self, options=taken), dataclasses.replace(self, options=rest, beside=beside)
 
     def into(self, options_type: type[OptionsT]) -> OptionsT:
         """The options as a dataclass of ``options_type``: values converted, unknown keys refused.
@@ -79,7 +82,7 @@ class Spec:
         fields = {f.name: f for f in dataclasses.fields(options_type)}  # pyright: ignore[reportArgumentType]
         for key in self.options:
             if key not in fields:
-                raise unknown(f"option of '{self.name}'", key, fields)
+                raise unknown(f"option of '{self.name}'", key, {*fields, *self.beside})
         missing = [name for name, f in fields.items() if name not in self.options and _is_required(f)]
         if missing:
             raise UsageError(f"The spec '{self}' needs {' and '.join(f'{name}=...' for name in missing)}.")
@@ -89,13 +92,25 @@ class Spec:
         }
         for key, value in values.items():
             if not _reads_as(value, hints[key]):
-                wanted = f"{key}={self.options[key]} must be {_in_words(hints[key])}"
+                wanted = f"{key}={self.options[key]} must be {in_words(hints[key])}"
                 raise UsageError(f"The spec '{self}' cannot be read: {wanted}.")
         try:
             return msgspec.convert(values, options_type, strict=False)
         except msgspec.ValidationError as error:
             reason = str(error).removesuffix(".")
             raise UsageError(f"The spec '{self}' cannot be read: {reason}.") from None
+
+
+def in_words(hint: Any) -> str:
+    """What a value of this type is, for a message."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, kinds))
+    if typing.get_origin(hint) is tuple:
+        return f"a list between commas, each {in_words(kinds[0])}"
+    if kinds:  # a union with None
+        return in_words(kinds[0])
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")
 
 
 def _public_address(text: str) -> str:
@@ -132,18 +147,6 @@ def _reads_as(value: Any, hint: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
-
-
-def _in_words(hint: Any) -> str:
-    """What a value of this type is, for a message."""
-    kinds = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, kinds))
-    if typing.get_origin(hint) is tuple:
-        return f"a list between commas, each {_in_words(kinds[0])}"
-    if kinds:  # a union with None
-        return _in_words(kinds[0])
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")
 
 
 def _is_tuple(hint: object) -> bool:

@@ -73,20 +73,23 @@ def torchvision_dataset(spec: Spec) -> Samples:
     if spec.location not in datasets.__all__:
         raise unknown("torchvision data set", spec.location, datasets.__all__)
     location = f"torchvision.datasets:{spec.location}"
-    options = dict(spec.options)
+    options, beside = dict(spec.options), spec.beside
     parameters = named_parameters(import_attribute(location))
-    if "split" in options and "split" not in parameters and "train" in parameters:
-        split = options.pop("split")
-        if split not in ("train", "test"):
+    if "split" not in parameters and "train" in parameters:
+        beside = (*beside, "split")
+        split = options.pop("split", None)
+        if split not in (None, "train", "test"):
             raise unknown(f"split of {spec.location}", split, ("train", "test"))
-        options["train"] = str(split == "train")
+        if split is not None:
+            options["train"] = str(split == "train")
     try:
-        dataset = call_factory(location, options, {})
+        dataset = call_factory(location, options, {}, beside)
     except KdpipeError as error:
-        if isinstance(error, UsageError) or "download" not in parameters:
+        downloads = options.get("download", "").lower() == "true"
+        if isinstance(error, UsageError) or "download" not in parameters or downloads:
             raise
         reason = str(error).rstrip(".")
-        raise KdpipeError(f"{reason}. Give root=DIR where the data are, or download=true in the spec.") from error
+        raise UsageError(f"{reason}. Give root=DIR where the data are, or download=true in the spec.") from error
     return _from_dataset(dataset, spec, prefix=_split_of(dataset) or spec.options.get("split", ""))
 
 
@@ -97,7 +100,7 @@ def python_dataset(spec: Spec) -> Samples:
     It may carry ``targets`` (labels), ``classes`` (names) and ``sample_ids``; else labels are read item by item,
     classes are numbered, and ids are positions.
     """
-    dataset = call_factory(spec.location, spec.options, {})
+    dataset = call_factory(spec.location, spec.options, {}, spec.beside)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UsageError(f"'{spec.location}' returned a {type(dataset).__name__}, not a map-style data set.")
     return _from_dataset(dataset, spec, prefix=spec.options.get("split", ""))

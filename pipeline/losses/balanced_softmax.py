@@ -42,6 +42,11 @@ class BalancedSoftmax(Loss):
     name: ClassVar[str] = "balanced-softmax"
     replaces_ce: ClassVar[bool] = True
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample."""
+        return True
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         labels, class_counts = batch.need("labels", self.name), batch.need("class_counts", self.name)

@@ -28,10 +28,9 @@ class CrossEntropy(Loss):
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         check_logits(self.name, batch.student_logits)
-        if batch.partner_labels is None:
+        if batch.mixed_labels is None:
             return self._of(batch.student_logits, batch.need("labels", self.name), "mean")
-        both = (batch.labels, batch.partner_labels)
-        first, second = (self._of(batch.student_logits, labels, "none") for labels in both)
+        first, second = (self._of(batch.student_logits, labels, "none") for labels in batch.mixed_labels.unbind(1))
         shares = batch.need("label_shares", self.name).to(first.dtype)
         return (shares * first + (1 - shares) * second).mean()
 

@@ -87,6 +87,11 @@ class CKD(Loss):
         _check_size(self.size)
         check_weight(self.name, "class_weight", self.class_weight)
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample."""
+        return True
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         return ckd(

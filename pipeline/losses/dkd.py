@@ -100,6 +100,11 @@ class DKD(Loss):
         check_weight(self.name, "beta", self.beta)
         check_scale(self.name, "temperature", self.temperature)
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample."""
+        return True
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         return dkd(

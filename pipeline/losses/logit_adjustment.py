@@ -63,6 +63,11 @@ class LogitAdjustment(Loss):
         super().__post_init__()
         check_weight(self.name, "tau", self.tau)
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample."""
+        return True
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         labels, class_counts = batch.need("labels", self.name), batch.need("class_counts", self.name)

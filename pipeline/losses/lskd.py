@@ -73,6 +73,11 @@ class LSKD(Loss):
         check_weight(self.name, "alpha", self.alpha)
         check_weight(self.name, "beta", self.beta)
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample, as `dkd` does."""
+        return self.base == "dkd"
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         student, teacher = standardise(batch.student_logits), standardise(batch.need("logits", self.name))

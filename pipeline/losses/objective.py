@@ -1,15 +1,19 @@
 """The objective a student is trained on: a weighted sum of losses, cross-entropy among them."""
 
+import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ...stores.errors import UsageError
+from ...stores.errors import KdpipeError, UsageError
 from .ce import CrossEntropy
 from .numerics import check_weight
-from .registry import Loss, LossInputs, parse_loss
+from .registry import STORE_ARRAYS, Loss, LossInputs, parse_loss
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,16 @@ class Objective:
         temperatures = (loss.mass_temperature for loss in self.losses)
         return frozenset(temperature for temperature in temperatures if temperature is not None)
 
+    def report_warm_up(self, epochs: int) -> None:
+        """Warn of losses that warm up for as long as a run of so many epochs lasts, or longer."""
+        for loss in self.losses:
+            if loss.warmup_epochs >= epochs:
+                logger.warning(
+                    "the loss '%s' warms up over %g epochs and the run has %d: its weight is %.0f %% of what was asked "
+                    "for, on average. For less, give '%s,warmup_epochs=...', 0 for none.",
+                    loss.name, loss.warmup_epochs, epochs, 50 * (epochs + 1) / loss.warmup_epochs, loss.name,
+                )  # fmt: skip
+
     def __call__(self, batch: LossInputs) -> dict[str, Tensor]:
         """The losses of one batch.
 
@@ -86,14 +100,9 @@ class Objective:
             ``loss``, the total, and each weighted term by its key: scalars.
 
         Raises:
-            UsageError: the batch lacks what a loss needs, or a loss is no scalar.
+            UsageError: the batch lacks what a loss needs, a loss of one's own fails, or a loss is no scalar.
         """
-        weighted = {key: _weight(loss, batch) * loss(batch) for key, loss in self.terms.items()}
-        for key, value in weighted.items():
-            if value.ndim:
-                raise UsageError(
-                    f"The loss '{key}' gives {tuple(value.shape)} for a batch. It must give one number: the mean."
-                )
+        weighted = {key: _weight(loss, batch) * _value(key, loss, batch) for key, loss in self.terms.items()}
         return {"loss": torch.stack(list(weighted.values())).sum(), **weighted}
 
 
@@ -102,3 +111,42 @@ def _weight(loss: Loss, batch: LossInputs) -> float:
     if not loss.warmup_epochs:
         return loss.weight
     return loss.weight * min((batch.need("epoch", loss.name) + 1) / loss.warmup_epochs, 1.0)
+
+
+def _value(key: str, loss: Loss, batch: LossInputs) -> Tensor:
+    """The loss, unweighted.
+
+    Raises:
+        UsageError: it is no scalar, or one's own and fails.
+    """
+    try:
+        value = loss(batch)
+    except (KdpipeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if type(loss).__module__.startswith(f"{__package__}."):
+            raise
+        said = f"{type(error).__name__}: {error}".rstrip(": .")
+        places = traceback.extract_tb(error.__traceback__)[1:2]  # where in the loss: nothing else tells
+        where = "".join(f" (line {place.lineno} of {place.filename})" for place in places)
+        raise UsageError(f"The loss '{key}' raised {said}{where}.{_lacking(error, loss, batch)}") from error
+    if not isinstance(value, Tensor) or value.ndim:
+        given = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise UsageError(f"The loss '{key}' gives {given} for a batch. It must give one number: the mean, a tensor.")
+    return value
+
+
+def _lacking(error: Exception, loss: Loss, batch: LossInputs) -> str:
+    """What a loss of one's own has looked for in vain, where it has stumbled over None, in sentences."""
+    if "NoneType" not in str(error):
+        return ""
+    lacking = ""
+    if batch.mixed_labels is not None:
+        lacking += (
+            " labels is None: these inputs are mixed of two samples (mixup or cutmix). Take mixed_labels and "
+            "label_shares, or views that are not mixed."
+        )
+    names = sorted(name for name in STORE_ARRAYS.difference(loss.needs) if getattr(batch, name) is None)
+    if names:
+        lacking += f" Not in the needs of the loss, and therefore None: {', '.join(names)}. Add what it reads."
+    return lacking

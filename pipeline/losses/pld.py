@@ -61,6 +61,11 @@ class PLD(Loss):
         super().__post_init__()
         check_scale(self.name, "temperature", self.temperature)
 
+    @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample."""
+        return True
+
     def __call__(self, batch: LossInputs) -> Tensor:
         """The loss of one batch, unweighted: a scalar."""
         teacher_logits, labels = batch.need("logits", self.name), batch.need("labels", self.name)

@@ -4,9 +4,10 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from ...stores.errors import UsageError, unknown
 from ..factories import import_attribute
 from ..specs import Spec
 from .numerics import check_weight
+
+# what a loss may have in its needs
+STORE_ARRAYS = frozenset({"logits", "ranks"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +44,9 @@ class LossInputs:
 
     Attributes:
         student_logits: (B, C) floating point; the gradient flows here and nowhere else.
-        labels: (B,) integer class ids.
-        partner_labels: (B,) integer class ids of the samples that the inputs are mixed with; None where none are.
-        label_shares: (B,) floating point, the share of ``labels``; ``partner_labels`` have the rest.
+        labels: (B,) integer class ids; None where inputs are mixed (mixup, cutmix): no one label is right then.
+        mixed_labels: (B, 2) integer class ids of each sample and of the one it is mixed with; None where none are.
+        label_shares: (B,) floating point, the share of the first column of ``mixed_labels``; the second has the rest.
         view_logits: (B, V, C) the teacher's of every view in use, where a loss is of all views; else None.
         partner_logits: (B, C) the teacher's of the partners, where it has not seen the mixed inputs; else None.
         logits: (B, C) the teacher's, from the store; None where the objective does not need them.
@@ -60,8 +64,8 @@ class LossInputs:
     """
 
     student_logits: Tensor
-    labels: Tensor
-    partner_labels: Tensor | None = None
+    labels: Tensor | None = None
+    mixed_labels: Tensor | None = None
     label_shares: Tensor | None = None
     view_logits: Tensor | None = None
     partner_logits: Tensor | None = None
@@ -84,11 +88,8 @@ class LossInputs:
             UsageError: the batch does not carry it, or it is the one label of every sample and inputs are mixed.
         """
         value = getattr(self, name)
-        if name == "labels" and self.partner_labels is not None:
-            raise UsageError(
-                f"The loss '{loss}' needs one label for every sample; these inputs are mixed of two samples (mixup or "
-                "cutmix). Use ce and losses of the teacher alone, or views that are not mixed."
-            )
+        if name == "labels" and self.mixed_labels is not None:
+            raise needs_one_label(loss)
         if value is None:
             raise UsageError(f"The loss '{loss}' needs LossInputs.{name}, which is None. Fill it in.")
         return value
@@ -157,6 +158,11 @@ class Loss:
         raise NotImplementedError
 
     @property
+    def one_label(self) -> bool:
+        """Whether it needs one label for every sample: it is then refused where inputs are mixed."""
+        return False
+
+    @property
     def mass_temperature(self) -> float | None:
         """The temperature at which it reads `LossInputs.teacher_mass`; None where it does not."""
         return None
@@ -168,6 +174,14 @@ class Loss:
         None where it has no such form: it then needs all logits, if it needs any.
         """
         return None
+
+
+def needs_one_label(loss: str) -> UsageError:
+    """The error for a loss that cannot take mixed inputs."""
+    return UsageError(
+        f"The loss '{loss}' needs one label for every sample; these inputs are mixed of two samples (mixup or "
+        "cutmix). Use ce and losses of the teacher alone, or views that are not mixed."
+    )
 
 
 LossT = TypeVar("LossT", bound=Loss)
@@ -192,8 +206,14 @@ def parse_loss(text: str) -> Loss:
         raise UsageError(f"'{text}' is a sum of losses. Give each by a --loss of its own: they are summed.")
     spec = Spec.parse(text)
     if spec.name == "python":
-        return dataclasses.replace(spec, name=spec.location, location="").into(_own_loss(spec.location))
+        return dataclasses.replace(spec, name=f"python:{spec.location}", location="").into(_own_loss(spec.location))
     if spec.name not in LOSSES:
+        first = re.split(r"[\s+=,]", spec.name)[0]
+        if first in LOSSES and first != spec.name:
+            raise UsageError(
+                f"'{text}' is no loss. Options come after a comma ({first},key=value). A sum has a --loss for each of "
+                "its losses; in a sweep, ' + ' between them."
+            )
         raise unknown("loss", spec.name, LOSSES)
     if spec.location:
         raise UsageError(f"The loss '{text}' has a location. Write {spec.name},key=value.")
@@ -202,10 +222,20 @@ def parse_loss(text: str) -> Loss:
 
 def _own_loss(location: str) -> type[Loss]:
     """The loss class that ``package.module:LossClass`` names."""
-    found = import_attribute(location)
-    if not isinstance(found, type) or not issubclass(found, Loss) or not isinstance(getattr(found, "name", None), str):
+    found = import_attribute(location, "loss", _is_loss)
+    named = isinstance(getattr(found, "name", None), str)
+    if not _is_loss(found) or not named or "__dataclass_fields__" not in vars(found):
         raise UsageError(
-            f"'python:{location}' is no loss. Make it a frozen, keyword-only dataclass that extends "
-            "kdpipe.pipeline.losses.Loss and has a name."
+            f"'python:{location}' is no loss. Make it a frozen, keyword-only dataclass (@dataclass above the class) "
+            "that extends kdpipe.pipeline.losses.Loss and has a name."
+        )
+    for name in sorted(set(found.needs) - STORE_ARRAYS):
+        raise UsageError(
+            f"The loss '{found.name}' has '{name}' in its needs. These are arrays of the store: "
+            f"{', '.join(sorted(STORE_ARRAYS))}. Whatever else LossInputs holds is there without."
         )
     return found
+
+
+def _is_loss(found: Any) -> TypeGuard[type[Loss]]:
+    return isinstance(found, type) and issubclass(found, Loss) and found is not Loss

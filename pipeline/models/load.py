@@ -169,13 +169,12 @@ def _load_timm(spec: Spec, num_classes: int, in_channels: int, *, student: bool)
 
 
 def _load_python(spec: Spec, num_classes: int, in_channels: int) -> LoadedModel:
-    weights = None
-    arguments = spec
-    if "weights" in spec.options and "weights" not in named_parameters(import_attribute(spec.location)):
+    weights, arguments = None, spec
+    if "weights" not in named_parameters(import_attribute(spec.location)):
         taken, arguments = spec.take("weights")
-        weights = taken.options["weights"]
+        weights = taken.options.get("weights")
     offered = {"num_classes": num_classes, "in_channels": in_channels}
-    module = call_factory(spec.location, arguments.options, offered)
+    module = call_factory(spec.location, arguments.options, offered, arguments.beside)
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"The factory {spec.location} returned a {type(module).__name__}, not a torch.nn.Module. Return "

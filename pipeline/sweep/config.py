@@ -61,7 +61,7 @@ class SweepConfig:
         if self.prune not in (None, "halving"):
             raise unknown("way to prune", self.prune, ("halving",))
         if (self.search == "tpe") != (self.trials is not None):
-            raise UsageError("--trials N goes with --search tpe: a grid is tried whole.")
+            raise UsageError("Give --search tpe and --trials N, to try N settings of the grid, or neither: all of it.")
         if self.engine not in ("local", "ray"):
             raise unknown("engine", self.engine, ("local", "ray"))
         if self.cpus is not None and self.engine != "ray":

@@ -18,6 +18,7 @@ from ..config import DistillConfig
 from ..distill import arrays_needed, open_training_store
 from ..losses import Objective
 from ..training.run_folder import FREE, STUDENT, claim_folder
+from ..training.training_data import check_views
 from .cohorts import cohorts, student_bytes
 from .config import SweepConfig
 from .engine import Engine, Outcome, open_engine
@@ -101,8 +102,8 @@ def _check(space: Space, store_of: StoreOf) -> None:
     """Find out before the first trial whether each can be what it is asked to be.
 
     Raises:
-        KdpipeError: a setting cannot be read, a network or a loss does not exist, a store lacks what a loss needs, or
-            Optuna is not installed.
+        KdpipeError: a setting cannot be read, a network or a loss does not exist, a store lacks what a loss needs,
+            views are not what a loss can take, or Optuna is not installed.
     """
     config = space.config
     if config.prune and "epochs" in config.settings:
@@ -113,7 +114,9 @@ def _check(space: Space, store_of: StoreOf) -> None:
         student_bytes(student)
     for point in space.points():
         trial = space.trial(point, config.seeds[0], config.base.out)
-        arrays_needed(store_of(trial), Objective.parse(trial.loss, trial.ce_weight))
+        store, objective = store_of(trial), Objective.parse(trial.loss, trial.ce_weight)
+        arrays_needed(store, objective)
+        check_views(trial, store, objective.losses)
 
 
 def _resolved(space: Space, store_of: StoreOf) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ...stores.errors import UsageError, unknown
 from ...stores.remote.location import Location
 from ..config import DistillConfig
 from ..losses import parse_loss
-from ..specs import Spec
+from ..specs import Spec, in_words
 from ..training.optimisation import OptimiserConfig
 from .config import SweepConfig
 
@@ -115,11 +115,11 @@ class Space:
 
     def _loss(self, text: str, point: Point) -> str:
         """A part of a loss with the options that the point sets."""
-        spec, fields = Spec.parse(text), _fields(text)
+        spec, fields, own_name = Spec.parse(text), _fields(text), _name(text)
         chosen = {}
         for key, value in point.items():
             name, option = _loss_key(key)
-            if not key.startswith(_LOSS) or option not in fields or name not in ("", _plain(spec.name)):
+            if not key.startswith(_LOSS) or option not in fields or name not in ("", own_name):
                 continue
             if option in spec.options:
                 raise UsageError(f"Both --loss {text} and --set {key} give '{option}'. Leave it out of one of them.")
@@ -143,8 +143,20 @@ def _plain(name: str) -> str:
 
 
 def _parts(loss: str) -> list[str]:
-    """The losses that are summed: ``kd + grkd,weight=0.1``."""
-    return [part.strip() for part in re.split(r"\s\+\s", loss)]
+    """The losses that are summed: ``kd + grkd,weight=0.1``.
+
+    Raises:
+        UsageError: nothing is before or after a plus.
+    """
+    parts = [part.strip() for part in re.split(r"(?:^|\s)\+(?:\s|$)", loss)]
+    if not all(parts):
+        raise UsageError(f"The sum of losses '{loss}' lacks one. Write ' + ' between two losses.")
+    return parts
+
+
+def _name(loss: str) -> str:
+    """The name of a loss, one's own too, as options to set have it."""
+    return _plain(parse_loss(loss).name)
 
 
 def _fields(loss: str) -> set[str]:
@@ -155,7 +167,7 @@ def _options_of(loss: str) -> set[str]:
     """What may be set of a loss, a sum too: ``loss.OPTION`` and ``loss.NAME.OPTION``."""
     known = set()
     for part in _parts(loss):
-        name = _plain(Spec.parse(part).name)
+        name = _name(part)
         for option in _fields(part):
             known |= {f"{_LOSS}{option}", f"{_LOSS}{name}.{option}"}
     return known
@@ -191,5 +203,5 @@ def _typed(key: str, text: str) -> Any:
     value = text.split(",") if typing.get_origin(hint) is tuple else text
     try:
         return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"--set {key}={text} cannot be read: {str(error).removesuffix('.')}.") from None
+    except msgspec.ValidationError:
+        raise UsageError(f"--set {key}={text} cannot be read: it must be {in_words(hint)}.") from None

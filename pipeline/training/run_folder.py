@@ -172,7 +172,10 @@ def _agree(root: Path, config: dict[str, Any], *, begun: bool, free: frozenset[s
         wanted = msgspec.json.decode(body)
         changed = sorted(name for name in {*found, *wanted} - free if found.get(name) != wanted.get(name))
         if found.keys() != wanted.keys() and not begun:  # many tools call a file config.json
-            raise RefusedError(f"{path} is not the configuration of such a {what}. Choose another --out.")
+            other = "sweep" if what == "run" else "run"
+            raise RefusedError(
+                f"{root} is no {what}: its {CONFIG} is that of a {other}, or of another tool. Choose another --out."
+            )
         if changed and not begun:
             write_file(root, CONFIG, body)
         elif changed:

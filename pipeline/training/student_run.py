@@ -95,6 +95,8 @@ class StudentRun:
             at_an_error.callback(self.close)
             if config.resume and not self.folder.begun:
                 raise RefusedError(f"{config.out} has no checkpoint to go on from. Leave --resume out to begin.")
+            if not self.folder.begun and data.ranks.first:
+                objective.report_warm_up(config.epochs)
             self.records: list[dict[str, Any]] = []
             self.data_random: list[Tensor] | None = None
             self._restore()

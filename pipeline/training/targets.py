@@ -189,13 +189,17 @@ class MappedTargets:
         return self._store.read_ahead(batches, sampler, arrays=self._arrays, view=view, first_batch=first_batch)
 
 
-def with_partner_labels(targets: Targets, device: torch.device) -> Targets:
-    """The targets of mixed inputs: the same, and the labels and shares of what they are mixed of."""
+def with_mixed_labels(targets: Targets, device: torch.device) -> Targets:
+    """The targets of mixed inputs: the same, the labels of both samples, ``mixed_labels`` (B, 2), and their shares."""
 
     def of(batch: Batch) -> dict[str, Tensor]:
-        mixed = {"partner_labels": batch.partner_labels, "label_shares": batch.label_shares}
-        moved = {name: t.to(device, non_blocking=True) for name, t in mixed.items() if t is not None}
-        return {**targets(batch), **moved}
+        if batch.partner_labels is None or batch.label_shares is None:  # a batch of inputs that are not mixed
+            return targets(batch)
+        mixed = {
+            "mixed_labels": torch.stack([batch.labels, batch.partner_labels], dim=1),
+            "label_shares": batch.label_shares,
+        }
+        return {**targets(batch), **{name: t.to(device, non_blocking=True) for name, t in mixed.items()}}
 
     return of
 

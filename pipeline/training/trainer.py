@@ -159,7 +159,8 @@ class Trainer:
 
     def _step(self, batch: Batch, targets: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         """The losses of a batch, of which this process may have a share only, and B."""
-        whole = {"student_logits": self._logits(batch.inputs), "labels": batch.labels, **targets}
+        labels = {} if "mixed_labels" in targets else {"labels": batch.labels}
+        whole = {"student_logits": self._logits(batch.inputs), **labels, **targets}
         if not self._ranks.alone:
             size = self.data.sampler.batch_size
             whole = {n: gather_rows(share, self._ranks, size) for n, share in whole.items()}
@@ -185,7 +186,7 @@ class Trainer:
         self._schedule.step()
         if self._average is not None:
             self._average.update_parameters(self.student)
-        return losses, len(whole["labels"])
+        return losses, len(whole["student_logits"])
 
     def _logits(self, inputs: Inputs) -> Tensor:
         """The student's logits (B, C).

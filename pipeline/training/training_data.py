@@ -21,6 +21,7 @@ from ..data.samples import ArrayItems
 from ..hardware import pick_workers
 from ..inputs import Batch, InputDataset, load_batches, store_inputs
 from ..losses import Loss, Objective, TeacherMass
+from ..losses.registry import needs_one_label
 from ..ranks import Ranks
 from ..views import Preprocessing
 from .parallel import check_batch_size
@@ -33,7 +34,7 @@ from .targets import (
     arrays_for,
     no_targets,
     pick_placement,
-    with_partner_labels,
+    with_mixed_labels,
     with_partner_logits,
     with_view_logits,
 )
@@ -126,6 +127,8 @@ def lay_out(
     """
     decodes = not isinstance(samples.items, ArrayItems)
     workers = pick_workers(decodes) if config.workers is None else config.workers
+    losses = [loss for objective in objectives for loss in objective.losses]
+    check_views(config, store, losses)
     if store is None:
         return _without_store(config, samples, preprocessing, workers, device)
     num_views = _num_views(config, store)
@@ -140,8 +143,6 @@ def lay_out(
         logger.warning("going on in spite of a mismatch (%s): %s", config.allow_mismatch, mismatch)
     arrays = sorted(set().union(*(arrays_for(store, objective) for objective in objectives)))
     codec, temperatures = store.manifest.logit_codec, frozenset().union(*(o.mass_temperatures for o in objectives))
-    losses = [loss for objective in objectives for loss in objective.losses]
-    _check_mixing(config, inputs, losses)
     students = _student_inputs(config, store, samples, joined, preprocessing)
     targets, placement, ahead = _targets(config, store, joined, arrays, len(samples), device)
     if num_views > 1 and any(loss.all_views for loss in losses):
@@ -154,7 +155,7 @@ def lay_out(
         dataset=students,
         sampler=sampler,
         positions=joined.positions,
-        targets=with_partner_labels(targets, device) if students.mixes else targets,
+        targets=with_mixed_labels(targets, device) if students.mixes else targets,
         placement=placement,
         num_views=num_views,
         ahead=ahead,
@@ -178,7 +179,7 @@ def _without_store(
         dataset=dataset,
         sampler=_sampler(config, positions, len(positions), "random"),
         positions=positions,
-        targets=with_partner_labels(no_targets, device) if dataset.mixes else no_targets,
+        targets=with_mixed_labels(no_targets, device) if dataset.mixes else no_targets,
         num_views=None,
         class_groups=groups,
         num_workers=workers,
@@ -192,33 +193,51 @@ def _student_inputs(
     return inputs if config.size is None else inputs.at_size(config.size)
 
 
-def _check_mixing(config: DistillConfig, inputs: InputDataset, losses: Sequence[Loss]) -> None:
-    """Refuse losses that take the teacher's word for inputs that it has not seen.
+def check_views(config: DistillConfig, store: Store | None, losses: Sequence[Loss]) -> None:
+    """Refuse views that the store has not, and losses that cannot be had of them.
 
     Args:
-        config: whether inputs are mixed for the student alone.
-        inputs: as the teacher saw them.
+        config: which views are asked for, and whether inputs are mixed for the student alone.
+        store: what the teacher saw, if there is one.
         losses: all that are trained with.
+
+    Raises:
+        UsageError: the store has no such views; a loss takes the teacher's word for inputs that it has not seen; or
+            inputs are mixed, and a loss needs one label for each.
     """
-    if config.mixup is not None and inputs.mixes:
+    if store is not None:
+        _num_views(config, store)
+        augmentation = Augmentation.of(store.manifest)
+    else:
+        augmentation = None if config.augment is None else Augmentation.parse(config.augment)
+    mixes = augmentation is not None and augmentation.mixes
+    if config.mixup is not None and mixes:
         raise UsageError("The views of this store are mixed, and its teacher has seen them so. Leave --mixup out.")
     for loss in losses:
-        if loss.all_views and inputs.mixes:
+        if loss.all_views and mixes:
             raise UsageError(f"The loss '{loss.name}' is over the views of one sample; these are mixed of two each.")
         if loss.mixes_targets and config.mixup is None:
-            raise UsageError(f"The loss '{loss.name}' is for inputs that --mixup ALPHA mixes. Give that, or use kd.")
+            raise UsageError(
+                f"The loss '{loss.name}' is for inputs that --mixup ALPHA mixes, from a store of augmented views "
+                "(kdpipe extract --augment). Give that, or use kd."
+            )
         if config.mixup is not None and loss.needs and not loss.mixes_targets:
             raise UsageError(
                 f"The loss '{loss.name}' needs what the teacher says of its inputs, and it has not seen those that "
                 "--mixup mixes. Use mixkd, or extract views with mixup=ALPHA."
             )
+        if loss.one_label and (mixes or config.mixup is not None):
+            raise needs_one_label(loss.name)
 
 
 def _num_views(config: DistillConfig, store: Store) -> int:
     if store.manifest.augmentation is None:
         for name in ("views", "size", "mixup"):
             if getattr(config, name) is not None:
-                raise UsageError(f"--{name} is about augmented views, which {store} has not. Leave it out.")
+                raise UsageError(
+                    f"--{name} is about augmented views, which {store} has not. Leave it out, or make a store that has "
+                    "some: kdpipe extract --augment SPEC."
+                )
         return 1
     there = store.manifest.num_views
     if config.views is not None and config.views > there:

@@ -145,12 +145,20 @@ def test_ema_clipping_schedule_and_tensorboard(cli: Cli, store: str) -> None:
         ({"--cache-size": "0.0001kB"}, 2, "must be above 0"),
         ({"--device": "cuda:9"}, 2, "is not there"),
         ({"--groups": "single"}, 2, "The store has the class groups. Leave --groups out"),
+        ({"--recipe": "mine/my.toml"}, 2, "Give a file as --config mine/my.toml"),
     ],
 )
 def test_wrong_usage_writes_nothing(cli: Cli, store: str, changes: dict[str, str], code: int, message: str) -> None:
     flags = {"--store": store, "--student": "kdpipe:convnet_tiny", "--loss": "kd", "--out": "run", **changes}
     outcome = cli("distill", *(part for flag in flags.items() for part in flag))
     assert (outcome.code, message in outcome.err) == (code, True), outcome.err
+    assert not Path("run").exists()
+
+
+def test_several_students_are_not_one(cli: Cli, store: str) -> None:
+    outcome = cli("distill", "--store", store, "--student", "kdpipe:resnet20", *RUN, "--loss", "kd", "--out", "run")
+    assert outcome.code == 2
+    assert "'--student': it is given 2 times. Give one; to compare: kdpipe sweep" in outcome.err
     assert not Path("run").exists()
 
 
@@ -169,6 +177,10 @@ def test_what_is_left_out_and_what_proves_nothing_is_said(
     there, here = (len(load_data(spec)) for spec in (DATA, fewer))
     assert f"{there - here} of the {there} samples of d.kd are not in the data and are left out" in caplog.text
     assert "--val is the training data itself" in caplog.text
+    assert "learns from labels alone: the store's logits are not read. Give --loss kd" in caplog.text
+    caplog.clear()
+    assert cli("distill", "--store", store, *RUN, "--loss", "ce", "--out", "asked").code == 0
+    assert "from labels alone" not in caplog.text
 
 
 def test_a_loss_without_a_store_says_so(cli: Cli) -> None:

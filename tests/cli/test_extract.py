@@ -185,13 +185,24 @@ def test_a_folder_that_is_no_store_is_left_alone(cli: Cli, workplace: Path) -> N
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("chunk-rows = 1.9", "'1.9' is not a valid integer"), ("batch-size = true", "neither auto nor a whole number")],
+    [
+        ("chunk-rows = 1.9", "'chunk-rows' in c.toml: '1.9' is not a valid integer"),
+        ("batch_size = true", "'batch_size' in c.toml: 'True' is neither auto nor a whole number"),
+        ("views = [1, 2]", "'views' in c.toml: '1,2' is not a valid integer"),
+        ("precision = 'fp8'", "'precision' in c.toml: 'fp8' is not one of 'auto', 'fp32'"),
+    ],
 )
 def test_a_configuration_is_checked_as_strictly_as_flags(cli: Cli, workplace: Path, line: str, message: str) -> None:
     (workplace / "c.toml").write_text(f'data = "{DATA}"\nteacher = "{TEACHER}"\nout = "d.kd"\njson = true\n{line}\n')
     outcome = cli("extract", "--config", "c.toml")
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_a_configuration_that_is_no_object_is_refused(cli: Cli, workplace: Path) -> None:
+    (workplace / "c.json").write_text("[1, 2]")
+    outcome = cli("extract", "--config", "c.json")
+    assert (outcome.code, "c.json holds no object" in outcome.err) == (2, True)
 
 
 def test_a_store_that_lost_a_file_is_not_called_finished(cli: Cli, workplace: Path) -> None:

@@ -49,6 +49,8 @@ def test_the_recorded_configuration_can_be_run_again(cli: Cli, store: str) -> No
     assert cli(*arguments, "--schedule", "step", "--out", "one").code == 0
     outcome = cli("sweep", "--config", "one/config.json", "--out", "two")
     assert outcome.code == 0, outcome.err
+    other = cli("distill", "--config", "one/config.json", "--out", "run")
+    assert (other.code, "one/config.json is the configuration of a sweep" in other.err) == (2, True), other.err
     one, two = (pq.read_table(f"{name}/trials.parquet").drop_columns(["seconds"]) for name in ("one", "two"))
     assert one == two
 
@@ -80,7 +82,7 @@ def test_a_trial_that_diverges_is_marked_and_the_sweep_is_done(cli: Cli, store: 
         ({"--set": "store=gone.kd"}, 3, "Is this a kdpipe store?"),
         ({"--store": "gone.kd"}, 3, "Is this a kdpipe store?"),
         ({"--set": "groups=thirds,single"}, 2, "The store has the class groups"),
-        ({"--search": "tpe"}, 2, "--trials N goes with --search tpe"),
+        ({"--search": "tpe"}, 2, "Give --search tpe and --trials N"),
         ({"--cohort": "some"}, 2, "neither auto nor a whole number"),
         ({"--cpus": "2"}, 2, "Give --engine ray, too"),
         ({"--engine": "rays"}, 2, "'rays' is not one of 'local', 'ray'"),

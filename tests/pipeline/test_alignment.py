@@ -108,11 +108,11 @@ def test_ids_of_another_order_are_refused(check: Callable[..., None]) -> None:
 
 def test_classes_in_another_order_are_told_from_other_classes(check: Callable[..., None]) -> None:
     names = tuple("0123456798")
-    with pytest.raises(MismatchError, match=r"same in another order \(class 8 is '8' there, '9' here\)"):
+    with pytest.raises(MismatchError, match=r"same in another order \(class 8 is '8' in the store, '9' in the data\)"):
         check(samples_of(class_names=names))
     with pytest.raises(MismatchError, match=r"only in the store: \['9'\], only in the data: \['nine'\]"):
         check(samples_of(class_names=(*"012345678", "nine")))
-    with pytest.raises(MismatchError, match=r"has 10 classes, .* has 11; only in the store: none.*\['ten'\]"):
+    with pytest.raises(MismatchError, match=r"10 in the store, 11 in the data; only in the store: none.*\['ten'\]"):
         check(samples_of(class_names=(*"0123456789", "ten")))
 
 

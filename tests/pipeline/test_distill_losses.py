@@ -61,9 +61,11 @@ def config(store: Path, out: Path, *losses: str) -> DistillConfig:
     )  # fmt: skip
 
 
-def test_every_loss_trains_from_a_store(store: Path, tmp_path: Path) -> None:
+def test_every_loss_trains_from_a_store(store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = distill(config(store, tmp_path / "run", *(name for name in LOSSES if name != "mixkd")))  # of mixed views
     assert math.isfinite(result.summary["train_loss"])
+    [warning] = [record.getMessage() for record in caplog.records if "warms up" in record.getMessage()]
+    assert "'dkd' warms up over 20 epochs and the run has 2: its weight is 8 %" in warning  # (1 + 2) / 20 / 2
 
 
 def test_a_loss_of_ones_own_is_given_all_there_is(

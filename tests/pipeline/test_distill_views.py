@@ -67,7 +67,8 @@ def test_each_epoch_reads_what_the_teacher_said_of_its_inputs(view_stores: dict[
             assert batch.view == epoch % 3
             targets = data.targets(batch)
             torch.testing.assert_close(targets["logits"], teacher_of(batch.inputs), rtol=1e-5, atol=1e-5)
-            assert targets["partner_labels"] is batch.partner_labels
+            assert batch.partner_labels is not None
+            assert torch.equal(targets["mixed_labels"], torch.stack([batch.labels, batch.partner_labels], dim=1))
 
 
 def test_no_more_than_one_view_is_kept_open(view_stores: dict[str, Path]) -> None:
@@ -253,7 +254,8 @@ def test_without_a_store_each_epoch_draws_its_own_view(name: str) -> None:
         inputs = view.batch(torch.stack([samples.raw(int(position)) for position in batch.positions]), ids)
         if augmentation.mixes:
             rows = view.mixing(ids, 120).rows
-            assert data.targets(batch)["partner_labels"].tolist() == samples.labels[rows].tolist()
+            both = np.stack([batch.labels, samples.labels[rows]], axis=1)
+            assert data.targets(batch)["mixed_labels"].tolist() == both.tolist()
         else:
             assert torch.equal(batch.inputs, inputs)
 

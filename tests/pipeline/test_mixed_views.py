@@ -1,5 +1,6 @@
 """Mixed views and several at once: two labels, every view of the teacher, and targets mixed as the inputs are."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from kdpipe.pipeline import distill
 from kdpipe.pipeline.data import load_data
 from kdpipe.pipeline.losses import LossInputs, Objective
+from kdpipe.pipeline.sweep import SweepConfig, sweep
 from kdpipe.stores import RefusedError, UsageError, open_store
 from viewed import DATA, config, data_of
 
@@ -33,15 +35,52 @@ def test_cross_entropy_of_mixed_inputs_has_two_labels(view_stores: dict[str, Pat
     expected = -(shares * log_q[rows, own] + (1 - shares) * log_q[rows, partner]).mean()
     student = torch.from_numpy(logits)
     targets: Any = data.targets(batch)
-    found = Objective.parse(("ce",))(LossInputs(student_logits=student, labels=batch.labels, **targets))
+    found = Objective.parse(("ce",))(LossInputs(student_logits=student, **targets))
     assert float(found["loss"]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["balanced-softmax", "logit-adjustment", "dkd", "ckd", "pld", "lskd,base=dkd"])
 def test_losses_of_one_label_refuse_mixed_inputs(view_stores: dict[str, Path], tmp_path: Path, loss: str) -> None:
-    name = loss.partition(",")[0]
-    with pytest.raises(UsageError, match=f"The loss '{name}' needs one label for every sample"):
-        distill(config(view_stores["mixed"], tmp_path / "run", loss=(loss,)))
+    message = f"The loss '{loss.partition(',')[0]}' needs one label for every sample"
+    base = config(view_stores["mixed"], tmp_path / "run", loss=(loss,), val=DATA)
+    with pytest.raises(UsageError, match=message):
+        distill(base)
+    with pytest.raises(UsageError, match=message):  # before the first trial
+        sweep(SweepConfig(base=base, losses=("kd", loss)))
+    assert not (tmp_path / "run").exists()
+
+
+OWN_LOSS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdpipe.pipeline.losses import Loss
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class {name}(Loss):
+    name: ClassVar[str] = "{name}"
+
+    def __call__(self, batch):
+        return cross_entropy(batch.student_logits, {labels})
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("batch.labels", r"'own' raised TypeError.*mixed of two samples.*Take mixed_labels and label_shares"),
+        ("batch.need('labels', 'own')", "The loss 'own' needs one label for every sample"),
+    ],
+)
+def test_a_loss_of_ones_own_has_no_one_label_of_mixed_inputs(
+    view_stores: dict[str, Path], tmp_path: Path, module: Callable[[str, str], None], labels: str, message: str
+) -> None:
+    module("one_label", OWN_LOSS.format(name="own", labels=labels))
+    with pytest.raises(UsageError, match=message):
+        distill(config(view_stores["mixed"], tmp_path / "run", loss=("python:one_label:own",)))
+    distill(config(view_stores["rrc"], tmp_path / "run", loss=("python:one_label:own",), epochs=1))
 
 
 @pytest.mark.parametrize("loss", ["kd", "ltkd", "grkd", "dist"])
@@ -88,7 +127,8 @@ def test_mixkd_mixes_what_the_teacher_says_of_the_parts(view_stores: dict[str, P
     own = [rows[shuffled.sample_ids[int(position)].as_py()] for position in batch.positions]
     np.testing.assert_array_equal(targets["logits"].numpy(), store.read(own, view=1)["logits"])
     np.testing.assert_array_equal(targets["partner_logits"].numpy(), store.read(partner_rows, view=1)["logits"])
-    assert targets["partner_labels"].tolist() == shuffled.labels[partners].tolist()
+    both = np.stack([shuffled.labels[batch.positions], shuffled.labels[partners]], axis=1)
+    assert targets["mixed_labels"].tolist() == both.tolist()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +139,8 @@ def test_mixkd_mixes_what_the_teacher_says_of_the_parts(view_stores: dict[str, P
         ("rrc", {"objective": "mixkd", "mixup": 9}, "mixup is 9"),
         ("mixed", {"objective": "mixkd", "mixup": 0.4}, "has seen them so"),
         ("mixed", {"objective": "bayesian"}, "these are mixed of two each"),
-        ("plain", {"objective": "mixkd", "mixup": 0.4}, "--mixup is about augmented views"),
+        ("plain", {"objective": "mixkd", "mixup": 0.4}, "--mixup is about augmented views.*extract --augment SPEC"),
+        ("plain", {"objective": "mixkd"}, "is for inputs that --mixup ALPHA mixes, .*extract --augment"),
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from kdpipe.pipeline.data import load_data
-from kdpipe.stores.errors import BadSampleError, KdpipeError, MismatchError, UsageError
+from kdpipe.stores.errors import BadSampleError, MismatchError, UsageError
 from PIL import Image
 
 Module = Callable[[str, str], None]
@@ -105,7 +105,7 @@ def test_an_item_whose_label_is_another_than_its_target_is_refused() -> None:
         ("broken_targets,kind=halves", "`labels` of .* not one class number"),
         ("broken_targets,kind=short", "2 samples, 2 labels and 6 sample ids"),
         ("plian", "Did you mean 'plain'"),
-        ("plain,m=3", "option of 'python:own_data:plain' 'm'. Known: n"),
+        ("plain,x=3", "option of 'python:own_data:plain' 'x'. Known: class_map, imbalance, max_per_class, n, seed"),
     ],
 )
 def test_a_data_set_that_cannot_be_is_refused(factory: str, reason: str) -> None:
@@ -162,8 +162,10 @@ def test_split_becomes_train_and_keeps_the_ids_of_both_apart(
 def test_torchvision_mistakes_are_clear(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Did you mean 'CIFAR100'"):
         load_data(f"torchvision:CIFAR1000,root={tmp_path}")
+    with pytest.raises(UsageError, match=r"'splti'\. Did you mean 'split'\? Known: class_map, download, imbalance, "):
+        load_data(f"torchvision:CIFAR100,root={tmp_path},splti=train")
     with pytest.raises(UsageError, match="root"):
         load_data("torchvision:CIFAR100,split=train")
-    with pytest.raises(KdpipeError, match=r"not found.*Give root=DIR .*download=true in the spec"):
+    with pytest.raises(UsageError, match=r"not found.*Give root=DIR .*download=true in the spec"):
         load_data(f"torchvision:CIFAR100,root={tmp_path / 'nowhere'},split=train")
     assert not (tmp_path / "nowhere").exists(), "nothing is downloaded unless asked for"

@@ -93,6 +93,10 @@ def test_another_seed_keeps_others_and_the_ids_stay() -> None:
         ("imbalance=many", "a number"),
         ("max_per_class=0", "at least 1"),
         ("seed=-1", "0 or above"),
+        (
+            "imbalence=10",
+            r"Did you mean 'imbalance'\? Known: class_map, imbalance, max_per_class, seed, split\.",
+        ),
     ],
 )
 def test_a_long_tail_that_cannot_be_is_refused(options: str, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ def test_every_spec_on_the_page_can_be_read() -> None:
     for text in shown:
         for spec in text.removeprefix("--loss ").split(" --loss "):
             parse_loss(spec)
+
+
+def test_the_loss_of_ones_own_is_one(module: Callable[[str, str], None]) -> None:
+    code = re.search(r"```python\n(.*?class Focal.*?)```", PAGE, re.DOTALL)
+    assert code is not None
+    module("mylosses", code[1])
+    loss = parse_loss("python:mylosses:Focal,gamma=0")
+    torch.testing.assert_close(loss(batch()), LOSSES["ce"]()(batch()))
+    mixed = batch(labels=None, mixed_labels=torch.tensor([[0, 1]] * 4), label_shares=torch.full((4,), 0.5))
+    with pytest.raises(UsageError, match="'focal' needs one label for every sample"):
+        loss(mixed)
 
 
 def test_the_codecs_are_the_stores() -> None:

@@ -16,6 +16,7 @@ from kdpipe.pipeline.losses import (
     GRKD,
     KD,
     LOSSES,
+    LSKD,
     LTKD,
     PLD,
     RLKD,
@@ -61,6 +62,7 @@ STUDENT, TEACHER, PARTNER = torch.randn(3, 4, 6, generator=GENERATOR).unbind()
 VIEWS = torch.randn(4, 3, 6, generator=GENERATOR)
 SHARES = torch.tensor([0.9, 0.5, 0.7, 1.0])
 LABELS = torch.tensor([0, 5, 2, 2])
+MIXED_LABELS = torch.stack([LABELS, LABELS.flip(0)], dim=1)
 GROUPS = torch.tensor([0, 0, 1, 1, 2, 2])
 MASS = TeacherMass(classes=torch.tensor([0.4, 0.2, 0.1, 0.1, 0.1, 0.1]), groups=torch.tensor([0.6, 0.2, 0.2]))
 COUNTS = torch.tensor([9, 6, 4, 3, 2, 1])
@@ -176,6 +178,8 @@ def test_entries_of_views_and_of_mixed_inputs():
         ("ltkd,alpha=-1", "alpha is -1.0"),
         ("ltkd,beta=-1", "beta is -1.0"),
         ("ltkd,calibration=stores", "Did you mean 'store'"),
+        ("kd temperature=2", r"'kd temperature=2' is no loss\. Options come after a comma \(kd,key=value\)"),
+        ("kd,temperature 2", r"'kd,temperature 2' is no loss\. Options come after a comma \(kd,key=value\)"),
     ],
 )
 def test_parse_errors(text, message):
@@ -200,75 +204,30 @@ def test_a_new_loss_is_one_class(monkeypatch):
     torch.testing.assert_close(result["loss"], 1.5 * STUDENT.square().mean())
 
 
-OWN_LOSS = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch.nn.functional as F
-from kdpipe.pipeline.losses import Loss, LossInputs
+def test_a_fault_of_a_loss_of_kdpipes_is_no_users_mistake(monkeypatch):
+    monkeypatch.setattr(KD, "__call__", lambda loss, batch: batch.no_such_attribute)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        Objective.parse(["kd"])(BATCH)
 
 
-@dataclass(frozen=True, kw_only=True)
-class focal(Loss):
-    name: ClassVar[str] = "focal"
-    replaces_ce: ClassVar[bool] = True
-
-    gamma: float = 2.0
-
-    def __call__(self, batch: LossInputs):
-        loss = F.cross_entropy(batch.student_logits, batch.labels, reduction="none")
-        return ((1 - (-loss).exp()) ** self.gamma * loss).mean()
-
-
-@dataclass(frozen=True, kw_only=True)
-class unreduced(Loss):
-    name: ClassVar[str] = "unreduced"
-
-    def __call__(self, batch: LossInputs):
-        return batch.student_logits.square()
+@pytest.mark.parametrize("loss", [loss() for loss in LOSSES.values()] + [LSKD(base="dkd")], ids=str)
+def test_losses_say_whether_they_need_one_label(loss):
+    mixed = dataclasses.replace(
+        BATCH, labels=None, mixed_labels=MIXED_LABELS, label_shares=SHARES, view_logits=VIEWS,
+        epoch=0, partner_logits=PARTNER,
+    )  # fmt: skip
+    if loss.one_label:
+        with pytest.raises(UsageError, match=f"'{loss.name}' needs one label for every sample"):
+            loss(mixed)
+    else:
+        assert loss(mixed).isfinite()
 
 
-class nameless(Loss):
-    pass
-
-
-gamma = 3
-def made(): ...
-"""
-
-
-def test_a_loss_of_ones_own_is_named_by_its_module(module):
-    module("mylosses", OWN_LOSS)
-    objective = Objective.parse(["python:mylosses:focal,gamma=0,weight=2", "kd"])
-    result = objective(BATCH)
-    assert list(result) == ["loss", "focal", "kd"]
-    torch.testing.assert_close(result["focal"], 2 * CE)
-
-
-def test_a_loss_of_ones_own_must_be_one_number(module):
-    module("mylosses", OWN_LOSS)
-    objective = Objective.parse(["python:mylosses:unreduced", "kd"])
-    with pytest.raises(UsageError, match=r"'unreduced' gives \(\d+, \d+\) for a batch. It must give one number"):
-        objective(BATCH)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("python:mylosses:focal,gama=2", "Unknown option of 'mylosses:focal' 'gama'. Did you mean 'gamma'"),
-        ("python:mylosses:focal,gamma=big", "cannot be read"),
-        ("python:mylosses:focal,weight=-1", "focal: weight is -1.0"),
-        ("python:mylosses:fokal", "Did you mean 'focal'"),
-        ("python:mylosses:made", "'python:mylosses:made' is no loss.*extends kdpipe.pipeline.losses.Loss"),
-        ("python:mylosses:nameless", "'python:mylosses:nameless' is no loss.*has a name"),
-        ("python:mylosses", "does not name"),
-        ("python:no_such_module:focal", "no Python module 'no_such_module'"),
-    ],
-)
-def test_a_loss_of_ones_own_that_is_none(module, text, message):
-    module("mylosses", OWN_LOSS)
-    with pytest.raises(UsageError, match=message):
-        parse_loss(text)
+def test_a_loss_that_warms_up_longer_than_the_run_is_reported(caplog):
+    objective = Objective.parse(["dkd", "kd,warmup_epochs=2", "grkd"])
+    objective.report_warm_up(3)
+    [record] = caplog.records
+    assert "'dkd' warms up over 20 epochs and the run has 3: its weight is 10 %" in record.getMessage()  # (1+2+3)/20/3
 
 
 @pytest.mark.parametrize("labels", [LABELS[:3], LABELS[:, None], LABELS.float()])

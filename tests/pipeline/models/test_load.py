@@ -190,6 +190,8 @@ def test_a_python_factory_that_takes_no_counts_or_takes_its_weights_itself(user_
         ("fails", KdpipeError, "raised ValueError: no disk"),
         ("fixed,weights=none.pth", UsageError, "There is no weights file none.pth"),
         ("fixed,depth=3", UsageError, "Unknown option of 'python:.*:fixed' 'depth'"),
+        ("make,wieghts=f", UsageError, r"Did you mean 'weights'\? Known: in_channels, num_classes, weights, widen\."),
+        ("own_weights,wieghts=f", UsageError, r"Did you mean 'weights'\? Known: weights\."),
     ],
 )
 def test_python_mistakes(user_module, factory, error, message):

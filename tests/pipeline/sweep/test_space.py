@@ -1,5 +1,7 @@
 """The space of a sweep: every setting once, values of the right type, and what cannot be is refused by name."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,31 @@ def test_a_loss_whose_name_has_a_hyphen_can_be_named() -> None:
     assert config.trial(config.points()[0], 0, Path("there")).loss == ("logit-adjustment,tau=0.5",)
 
 
+OWN_LOSS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdpipe.pipeline.losses import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class {name}(Loss):
+    name: ClassVar[str] = "{name}-loss"
+    gamma: float = 2.0
+"""
+
+
+def test_losses_of_ones_own_are_told_apart_by_their_names(module: Callable[[str, str], None]) -> None:
+    for name in ("one", "other"):
+        module(name, OWN_LOSS.format(name=name))
+    config = space(
+        losses=("python:one:one + python:other:other",),
+        settings=parse_settings(["loss.one-loss.gamma=1", "loss.other-loss.gamma=3"]),
+    )
+    run = config.trial(config.points()[0], 0, Path("there"))
+    assert run.loss == ("python:one:one,gamma=1", "python:other:other,gamma=3")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -64,21 +91,23 @@ def test_a_loss_whose_name_has_a_hyphen_can_be_named() -> None:
         ({"settings": {"lr": ("0.1", "0.1")}}, "gives a value twice"),
         ({"losses": ("gkrd",)}, "Did you mean 'grkd'?"),
         ({"metric": "accuracy"}, "Unknown metric"),
-        ({"search": "tpe"}, "--trials N goes with --search tpe"),
-        ({"trials": 3}, "--trials N goes with --search tpe"),
+        ({"search": "tpe"}, "Give --search tpe and --trials N"),
+        ({"trials": 3}, "Give --search tpe and --trials N"),
+        ({"losses": ("kd + ",)}, "The sum of losses 'kd + ' lacks one"),
+        ({"losses": ("kd+grkd",)}, "in a sweep, ' + ' between them"),
         ({"cohort": 0}, "at least 1"),
         ({"base": DistillConfig(student="s", data="digits", out=Path("s"))}, "Give --val SPEC"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+    with pytest.raises(UsageError, match=re.escape(message)):
         space(**settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "losses", "message"),
     [
-        ({"lr": ("fast",)}, ("kd",), "--set lr=fast cannot be read"),
+        ({"lr": ("fast",)}, ("kd",), "--set lr=fast cannot be read: it must be a number"),
         ({"lr": ("-1",)}, ("kd",), "must be above 0"),
         ({"order": ("sorted",)}, ("kd",), "--set order=sorted cannot be read"),
         ({"loss.temperature": ("2",)}, ("kd,temperature=4",), "Leave it out of one of them"),

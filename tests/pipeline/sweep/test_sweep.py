@@ -96,6 +96,8 @@ def test_a_finished_sweep_is_left_alone_and_another_one_refused(store: Path, tmp
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
     with pytest.raises(MismatchError, match=r"another configuration: loss is .* there, .*grkd.* here\. Choose"):
         sweep(SweepConfig(base=base(store, out), losses=("ce", "grkd")))
+    with pytest.raises(RefusedError, match=r"is no sweep: its config\.json is that of a run"):
+        sweep(SweepConfig(base=base(store, out / "runs" / "0000"), losses=("ce", "kd")))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(RefusedError, match="is not a kdpipe sweep"):
