@@ -22,7 +22,8 @@ def assign_groups(rule: str, class_counts: np.ndarray, class_names: Sequence[str
     Args:
         rule: ``thirds``: classes by descending training count, first 33 % head, next 34 % medium, last 33 %
             tail (LTKD, arXiv 2506.18496); ``counts:A,B``: more than A head, A to B medium, fewer than B tail; or
-            the path of a CSV or Parquet file with columns ``class`` (name or number) and ``group``.
+            the path of a CSV or Parquet file with columns ``class`` (name or number) and ``group``, or a store's own
+            ``classes.parquet``, whose columns are ``name`` and ``group``.
         class_counts: (C,) training samples of each class.
         class_names: the C names.
 
@@ -76,14 +77,17 @@ def _from_file(path: Path, class_names: Sequence[str]) -> np.ndarray:
         raise UsageError(f"The group file {path} cannot be read: there is no such file.")
     try:
         if path.suffix.lower() == ".csv":  # as text: a class named "007" is not number 7
-            texts = pyarrow.csv.ConvertOptions(column_types={"class": pa.string(), "group": pa.string()})
+            texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("class", "name", "group"), pa.string()))
             table = pyarrow.csv.read_csv(path, convert_options=texts)
         else:
             table = pyarrow.parquet.read_table(path)
-        classes = [str(value) for value in table["class"].to_pylist()]
+        column = "class" if "class" in table.column_names else "name"
+        classes = [str(value) for value in table[column].to_pylist()]
         names = [str(value) for value in table["group"].to_pylist()]
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise UsageError(f"The group file {path} cannot be read: {error}. It needs columns class and group.") from None
+        raise UsageError(
+            f"The group file {path} cannot be read: {error}. It needs columns class (or name) and group."
+        ) from None
     numbers = {name: number for number, name in enumerate(class_names)}
     by_position = {str(number): number for number in range(len(class_names))}
     groups = np.full(len(class_names), -1, np.int64)

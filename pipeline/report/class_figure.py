@@ -16,6 +16,8 @@ _MAX_DOTS = 500
 # how much more frequent the largest class must be than the smallest, for frequency to say anything
 _LONG_TAILED = 2
 _NO_TREND = 0.2
+# of fewer classes a correlation is mostly chance
+_FEW_CLASSES = 5
 
 
 class Classes(Protocol):
@@ -102,7 +104,7 @@ def trend(subject: str, classes: Classes, values: np.ndarray, tell: Callable[[fl
     known, groups = np.isfinite(values), np.array(classes.groups)
     if not known.any():
         return f"{subject} is not known of any class."
-    if about_equal(classes.counts):
+    if about_equal(classes.counts) or known.sum() < _FEW_CLASSES:
         members = [(name, values[known & (groups == group)]) for group, name in enumerate(GROUP_NAMES)]
         means = listed(f"{tell(float(each.mean()))} in the {name}" for name, each in members if len(each))
         return f"{subject} is {means}, in the mean over the classes."

@@ -23,6 +23,7 @@ from .divergence import (
     stored_log_group_masses,
 )
 from .payload import best_classes, label_blocks, mass_arrays, order_source
+from .shared_inputs import SharedInputs, compare_inputs
 
 _BEST = 5
 
@@ -57,7 +58,7 @@ class Comparison:
         other_id: its store id.
         other_teacher: its teacher's spec.
         codecs: of the two.
-        same_teacher: whether both ran the same weights: what differs is then the cost of storing.
+        same_teacher: whether both ran the same weights.
         rows: samples in both.
         divergences: by temperature; those that can be told.
         same_best: fraction of rows with the same best class, by the label's group and "all".
@@ -66,6 +67,7 @@ class Comparison:
         ties: fraction of neighbours in the order that are equal, in each store's logits; None where one has not all.
         largest_difference: between two logits of the same row and class; None as above.
         missing: what cannot be told, and why.
+        inputs: whether both teachers saw the same.
     """
 
     other: str
@@ -81,6 +83,7 @@ class Comparison:
     ties: tuple[float, float] | None
     largest_difference: float | None
     missing: tuple[str, ...]
+    inputs: SharedInputs = field(default_factory=SharedInputs)
 
 
 def compare(store: Store, other: Store, temperatures: tuple[float, ...]) -> Comparison:
@@ -92,9 +95,10 @@ def compare(store: Store, other: Store, temperatures: tuple[float, ...]) -> Comp
     if store.manifest.dataset.classes != other.manifest.dataset.classes:
         raise MismatchError(f"The classes of {other} are not those of {store}, in that order. They cannot be compared.")
     sums = _Sums(store=store, other=other, temperatures=_told(store, other, temperatures))
-    for rows, other_rows, labels in _joined(store, other):
+    partner = _partner(store, other)
+    for rows, other_rows, labels in _joined(store, partner):
         sums.add(rows, other_rows, labels)
-    return sums.result(tuple(_missing(store, other, temperatures)))
+    return sums.result(tuple(_missing(store, other, temperatures)), compare_inputs(store, other, partner))
 
 
 def _told(store: Store, other: Store, temperatures: tuple[float, ...]) -> tuple[float, ...]:
@@ -118,26 +122,31 @@ def _all_ranks(store: Store) -> bool:
     return ranks is not None and ranks.width == store.manifest.num_classes
 
 
-def _joined(store: Store, other: Store) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rows, the other's rows, labels), a block at a time.
+def _partner(store: Store, other: Store) -> np.ndarray | None:
+    """(rows,) the other's row of each row, -1 where it has none; None where row i is row i.
 
-    Where the ids are the same in the same order, row i is row i; else the ids of both are held in memory.
+    Only where the ids are not the same in the same order are those of both held in memory.
     """
     one, two = store.manifest, other.manifest
-    same = (one.dataset.sample_ids, one.order, len(store)) == (two.dataset.sample_ids, two.order, len(other))
-    partner = np.full(0 if same else len(store), -1)
-    if not same:
-        ids, other_ids = (each.samples(["sample_id"])["sample_id"] for each in (store, other))
-        try:
-            found, positions = match_rows(ids, other_ids, str(store))
-        except MismatchError:
-            raise MismatchError(
-                f"{store} and {other} have no sample in common: ids such as '{ids[0].as_py()}' and "
-                f"'{other_ids[0].as_py()}'. Compare stores of the same data."
-            ) from None
-        partner[found] = positions
+    if (one.dataset.sample_ids, one.order, len(store)) == (two.dataset.sample_ids, two.order, len(other)):
+        return None
+    ids, other_ids = (each.samples(["sample_id"])["sample_id"] for each in (store, other))
+    try:
+        found, positions = match_rows(ids, other_ids, str(store))
+    except MismatchError:
+        raise MismatchError(
+            f"{store} and {other} have no sample in common: ids such as '{ids[0].as_py()}' and "
+            f"'{other_ids[0].as_py()}'. Compare stores of the same data."
+        ) from None
+    partner = np.full(len(store), -1)
+    partner[found] = positions
+    return partner
+
+
+def _joined(store: Store, partner: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, the other's rows, labels), a block at a time."""
     for rows, labels in label_blocks(store):
-        if same:
+        if partner is None:
             yield rows, rows, labels
         elif (kept := partner[rows] >= 0).any():
             yield rows[kept], partner[rows[kept]], labels[kept]
@@ -226,7 +235,7 @@ class _Sums:
             return stored_log_group_masses(values, codec, temperature)
         return log_group_masses(log_softmax(values["logits"], temperature), self.groups)
 
-    def result(self, missing: tuple[str, ...]) -> Comparison:
+    def result(self, missing: tuple[str, ...], inputs: SharedInputs) -> Comparison:
         total, present = int(self.rows.sum()), [g for g in range(NUM_GROUPS) if self.rows[g]]
         by_group = {GROUP_NAMES[g]: float(self.same_best[g] / self.rows[g]) for g in present}
         one, two = self.store.manifest, self.other.manifest
@@ -244,10 +253,11 @@ class _Sums:
             ties=(float(self.ties[0] / total), float(self.ties[1] / total)) if self.whole else None,
             largest_difference=self.largest if self.whole else None,
             missing=missing,
+            inputs=inputs,
         )
 
     def _divergence(self, temperature: float, total: int, present: list[int]) -> Divergence:
-        parts = self.parts[temperature]
+        parts = np.maximum(self.parts[temperature], 0)  # below 0 by rounding only
         means = parts.sum(0) / total
         by_label = {}
         for group in present:

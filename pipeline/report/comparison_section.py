@@ -11,7 +11,7 @@ from .comparison import Comparison, Divergence
 from .page import Figure, Section, Table
 from .plots import Bars, bar_chart, legend
 from .svg import Axis
-from .words import count, number, percent
+from .words import count, listed, number, percent
 
 # from where on a unit is used, how many of them a nat has, its name
 _UNITS = ((0.1, 1.0, "nats"), (1e-4, 1e3, "thousandths of a nat"), (0.0, 1e6, "millionths of a nat"))
@@ -23,19 +23,13 @@ def comparison_section(comparison: Comparison) -> Section:
     if comparison.divergences:
         figures.append(_label_figure(comparison.divergences[-1]))
     figures.append(_agreement_figure(comparison))
-    one, two = comparison.codecs
-    what = (
-        f"Both teachers have the same weights: what differs is what storing costs ({one} against {two})."
-        if comparison.same_teacher
-        else f"The other teacher is {comparison.other_teacher} (store {comparison.other_id})."
-    )
     return Section(
         key="against",
         title=f"Against {comparison.other.rstrip('/').rpartition('/')[2]}",
         text=(
-            f"{count(comparison.rows, 'sample')} in both. {what} The divergence KL(this || other) has a part across "
-            "groups (how the mass is shared between head, medium and tail) and a part within them (how each group's "
-            "mass is shared among its classes); they add up to the whole."
+            f"{count(comparison.rows, 'sample')} in both. {_what_differs(comparison)} The divergence "
+            "KL(this || other) has a part across groups (how the mass is shared between head, medium and tail) and a "
+            "part within them (how each group's mass is shared among its classes); they add up to the whole."
         ),
         figures=tuple(figures),
         notes=comparison.missing,
@@ -43,14 +37,44 @@ def comparison_section(comparison: Comparison) -> Section:
     )
 
 
+def other_inputs(comparison: Comparison) -> str:
+    """What a reader must know first where the teachers saw other inputs; empty where nothing shows it."""
+    inputs = comparison.inputs
+    if not inputs.differing:
+        return ""
+    settings = [name for name in inputs.settings if name != "precision"]
+    cause = (
+        f"They come from other {listed(settings)}."
+        if settings
+        else "Preprocessing and augmentation agree: these are other images under the same ids, or the same images as "
+        "other versions of the libraries read them."
+    )
+    return (
+        f"This store and {comparison.other} are of other inputs: of {count(inputs.checked, 'sample')} whose input both "
+        f"recorded, {inputs.differing:,} had another one there. {cause}"
+    )
+
+
+def _what_differs(comparison: Comparison) -> str:
+    """What the divergence is of: of teachers, of inputs, or of what storing costs."""
+    inputs = comparison.inputs
+    if not comparison.same_teacher:
+        return f"The other teacher is {comparison.other_teacher} (store {comparison.other_id})."
+    if inputs.same:
+        one, two = comparison.codecs
+        return f"Both teachers have the same weights: what differs is what storing costs ({one} against {two})."
+    return (
+        f"Both teachers have the same weights, but other {listed(inputs.settings or ('inputs',))}: these two do not "
+        "show what storing costs."
+    )
+
+
 def _parts_figure(comparison: Comparison) -> Figure:
-    names = ["across groups", *(f"within {name}" for name in GROUP_NAMES)]
+    names = ["across groups", *(f"in {name}" for name in GROUP_NAMES)]
     styles = ("head", "other", "head faint", "other faint")
-    rows = [(f"T = {d.temperature:g}", *_parts(d)) for d in comparison.divergences]
     bars = [
-        Bars(name=name, style=styles[place % len(styles)], values=values)
-        for place, (name, *values_) in enumerate(rows)
-        for values in [tuple(values_)]
+        Bars(name=f"T = {d.temperature:g}", style=styles[place % len(styles)], values=_parts(d))
+        for place, d in enumerate(comparison.divergences)
     ]
     conclusion = " ".join(map(_verdict, comparison.divergences))
     return Figure(
@@ -76,8 +100,13 @@ def _label_figure(divergence: Divergence) -> Figure:
         Bars(name="across groups", style="head", values=across),
         Bars(name="within groups", style="other", values=within),
     ]
-    widest = max(names, key=lambda name: sum(part or 0 for part in divergence.by_label[name]))
-    conclusion = f"The two differ most on the samples of {widest} classes."
+    sums = {name: sum(part or 0 for part in parts) for name, parts in divergence.by_label.items()}
+    widest = max(names, key=lambda name: sums[name])
+    conclusion = (
+        f"The two differ most on the samples of {widest} classes."
+        if sums[widest]
+        else "The two differ on the samples of no group."
+    )
     return Figure(
         title=f"Divergence by the label's group, T = {divergence.temperature:g}",
         conclusion=conclusion,
@@ -124,7 +153,7 @@ def _verdict(divergence: Divergence) -> str:
     where = f"At T = {divergence.temperature:g} the divergence"
     if divergence.kl is None:
         return f"{where} across groups is {number(divergence.cross, 3)} nats."
-    if not divergence.kl > 0:
+    if divergence.kl == 0:
         return f"{where} is 0."
     share = divergence.cross / divergence.kl
     return f"{where} is {number(divergence.kl, 3)} nats, {percent(share, 0)} of it across groups."

@@ -21,6 +21,7 @@ def fidelity_section(report: StoreReport) -> Section:
     if found is None:
         note = f"Nothing: the codec {report.manifest.logit_codec} stores every logit as it came."
         return Section(key=key, title=title, notes=(note,))
+    figures = (_kept_figure(found),) if found.kept_mass else _best_figures(found)
     compared = "all samples" if found.rows == report.rows else f"{count(found.rows, 'sample')} spread evenly"
     return Section(
         key=key,
@@ -30,30 +31,37 @@ def fidelity_section(report: StoreReport) -> Section:
             f"before anything was rounded or left out; the stored logits are held against them, on {compared}. To "
             "have the divergence too, compare this store with a float32 one."
         ),
-        figures=(_kept_figure(found) if found.kept_mass else _best_figure(found),),
+        conclusion="" if figures else _best_verdict(found),
+        figures=figures,
         table=Table(head=("measure", "value"), rows=tuple(_measures(found))),
     )
 
 
-def _best_figure(found: CodecFidelity) -> Figure:
-    names, same = tuple(found.same_best), tuple(found.same_best.values())
-    differs = tuple(1 - value for value in same)
-    conclusion = f"With {found.codec} the best stored class is the teacher's for {percent(same[0], 2)} of the samples"
-    if found.ties is not None:
-        conclusion += f"; {percent(found.ties, 2)} of the neighbours in the order are equal"
-    conclusion += "."
-    return Figure(
+def _best_verdict(found: CodecFidelity) -> str:
+    same = percent(found.same_best["all"], 2)
+    ties = "" if found.ties is None else f"; {percent(found.ties, 2)} of the neighbours in the order are equal"
+    return f"With {found.codec} the best stored class is the teacher's for {same} of the samples{ties}."
+
+
+def _best_figures(found: CodecFidelity) -> tuple[Figure, ...]:
+    """None where storing changed no best class."""
+    names, differs = tuple(found.same_best), tuple(1 - value for value in found.same_best.values())
+    if not any(differs):
+        return ()
+    conclusion = _best_verdict(found)
+    figure = Figure(
         title="Another best class after storing",
         conclusion=conclusion,
         plot=bar_chart(
             names, [Bars(name="another best class", style="head", values=differs)],
-            Axis(title="share of the samples", low=0, high=None if any(differs) else 0.01, percent=True), conclusion,
+            Axis(title="share of the samples", low=0, percent=True), conclusion,
         ),
         table=Table(
             head=("samples of", "another best class"),
             rows=tuple((name, percent(value, 2)) for name, value in zip(names, differs, strict=True)),
         ),
     )  # fmt: skip
+    return (figure,)
 
 
 def _kept_figure(found: CodecFidelity) -> Figure:

@@ -1,11 +1,16 @@
 """What a page is made of, and how it becomes one self-contained HTML file: no script, no font, no request."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
 from ... import __version__
+from .words import NONE
+
+# as the tables write them: with a unit, with a spread, or none
+_NUMBER = re.compile(rf"[-+]?[\d.,]+(e[-+]?\d+)?( ± [\d.]+)?( [%kMG])?|{NONE}|")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,11 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     anchors: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[bool, ...]:
+        """Of each column, whether it has words and not only numbers: it is then read from its left."""
+        return tuple(any(not _NUMBER.fullmatch(row[place]) for row in self.rows) for place in range(len(self.head)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,7 @@ class Section:
         key: its anchor.
         title: the heading.
         text: what is measured, and how.
+        conclusion: what follows, where no figure says it.
         figures: the plots.
         notes: what could not be told, and why.
         table: a table that is shown as such.
@@ -60,6 +71,7 @@ class Section:
     key: str
     title: str
     text: str = ""
+    conclusion: str = ""
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
     table: Table | None = None
@@ -85,6 +97,11 @@ class Page:
     facts: tuple[tuple[str, str], ...] = ()
     sections: tuple[Section, ...] = ()
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """All that its head says: the notice, and the conclusions."""
+        return (self.notice, *self.conclusions) if self.notice else self.conclusions
+
 
 def render(page: Page) -> str:
     """The HTML of a page. The same page gives the same bytes; everything but plots is escaped."""
@@ -100,5 +117,7 @@ def render(page: Page) -> str:
 
 
 def _keep_units(value: object) -> object:
-    """A number and its percent sign stay on one line."""
-    return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
+    """A number and its percent sign stay on one line, and so does a temperature."""
+    if type(value) is not str:
+        return value
+    return value.replace(" %", "\N{NO-BREAK SPACE}%").replace("T = ", "T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")

@@ -24,8 +24,8 @@ from .svg import (
     text,
 )
 
-# a bar narrower than this has no number above it
-_LABEL_WIDTH = 23
+# of a character of the number above a bar; a bar that is narrower than its number has none
+_CHARACTER = 6.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ def bar_chart(categories: Sequence[str], bars: Sequence[Bars], y_axis: Axis, des
     x = Scale(low=0, high=len(categories), start=LEFT, stop=WIDTH - RIGHT)
     parts = [frame(x, y, None, y_axis)]
     width = min(0.8 / len(bars), 0.36)
-    labelled = x(width) - x(0) >= _LABEL_WIDTH
+    labels = {value: _bare(value, y_axis) for value in values if math.isfinite(value)}
+    labelled = x(width) - x(0) >= _CHARACTER * max(map(len, labels.values()))
     for place, category in enumerate(categories):
         parts.append(text(category, x(place + 0.5), y.start + 17, class_="category"))
         for number, each in enumerate(bars):
@@ -121,7 +122,7 @@ def bar_chart(categories: Sequence[str], bars: Sequence[Bars], y_axis: Axis, des
                 )
             )  # fmt: skip
             if labelled:
-                parts.append(text(_bare(value, y_axis), left + (x(width) - x(0)) / 2, top - 4, class_="value"))
+                parts.append(text(labels[value], left + (x(width) - x(0)) / 2, top - 4, class_="value"))
     return picture(description, *parts)
 
 

@@ -5,11 +5,11 @@ run    -> metrics, results by class          -> run page
 sweep  -> its table of trials                -> sweep page
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...stores import RefusedError, UsageError
+from ...stores.codecs.top import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE
 from ...stores.files import write_file
 from ...stores.layout import MANIFEST
 from ...stores.remote.location import is_url
@@ -50,8 +50,9 @@ class ReportConfig:
         if self.out is not None and self.out.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--out {self.out} does not end in .html. A report is an HTML file.")
         for temperature in self.temperatures:
-            if not (math.isfinite(temperature) and temperature > 0):
-                raise UsageError(f"The temperature {temperature:g} is not above 0.")
+            if not SMALLEST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:  # NaN compares false
+                bounds = f"{SMALLEST_TEMPERATURE:g} and {LARGEST_TEMPERATURE:g}"
+                raise UsageError(f"The temperature {temperature:g} is not between {bounds}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Report:
     Attributes:
         kind: "store", "run" or "sweep".
         numbers: all of them.
-        conclusions: the sentences at the head of the page.
+        conclusions: the sentences at the head of the page: what a reader must know first, and what follows.
         out: the page, where one was written.
     """
 
@@ -85,7 +86,7 @@ def report(config: ReportConfig) -> Report:
     if config.out is not None:
         out = config.out.absolute()
         write_file(out.parent, out.name, render(page).encode())
-    return Report(kind=kind, numbers=numbers, conclusions=page.conclusions, out=config.out)
+    return Report(kind=kind, numbers=numbers, conclusions=page.said, out=config.out)
 
 
 def kind_of(path: Path | str) -> str:

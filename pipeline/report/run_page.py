@@ -26,19 +26,29 @@ def run_page(report: RunReport) -> Page:
     return Page(
         kind="run",
         title=report.run.name,
-        notice=_notice(report.run),
+        notice=" ".join(_notices(report)),
         conclusions=(*_group_sentences(report), *firsts),
         facts=tuple(_facts(report)),
         sections=tuple(section for section in sections if section.figures or section.notes),
     )
 
 
-def _notice(run: Run) -> str:
-    if run.summary is not None:
-        return ""
+def _notices(report: RunReport) -> Iterator[str]:
+    run, base, teacher = report.run, report.baseline, report.teacher
+    if run.summary is None:
+        yield f"This run is not finished: this report tells of its first {_epochs(run)}."
+    if base is not None and base.summary is None:
+        yield f"The baseline {base.name} is not finished, it has {_epochs(base)}: the two do not compare yet."
+    if teacher is not None and not teacher.same_data:
+        yield (
+            f"The teacher's figures are on {teacher.data}, the run's on {run.config.get('val') or 'nothing'}: they do "
+            "not compare. A store of the validation samples would."
+        )
+
+
+def _epochs(run: Run) -> str:
     total = run.config.get("epochs")
-    of = f" of {total:,}" if isinstance(total, int) else ""
-    return f"This run is not finished: the page tells of its first {len(run.records):,}{of} epochs."
+    return f"{len(run.records):,} of {total:,} epochs" if isinstance(total, int) else count(len(run.records), "epoch")
 
 
 def _group_section(report: RunReport) -> Section:
@@ -47,11 +57,6 @@ def _group_section(report: RunReport) -> Section:
         notes.append("The run was not validated: give --val to kdpipe distill.")
     if report.teacher is None:
         notes.append("No teacher beside it: give --store STORE, best one of the samples that the run is validated on.")
-    elif not report.teacher.same_data:
-        notes.append(
-            f"The teacher's figures are on {report.teacher.data}, the run's on {report.run.config.get('val')}: they do "
-            "not compare. A store of the validation samples would."
-        )
     figures = (_group_figure(report),) if report.run.accuracy else ()
     return Section(
         key="groups",
@@ -140,10 +145,8 @@ def _change_by_class(classes: ClassResults, name: str, other: np.ndarray) -> Fig
         f"Against {name}, {count(better, 'class')} gained and {worse:,} lost. "
         f"{trend('The change', classes, change, points)}"
     )
-    axis = Axis(title="change of accuracy, in points", percent=True)
-    return class_figure(
-        classes, change, f"Change against {name}, class by class", conclusion, axis, "change", zero=True
-    )
+    axis, title = Axis(title="change of accuracy, in points"), f"Change against {name}, class by class"
+    return class_figure(classes, 100 * change, title, conclusion, axis, "change, in points", zero=True)
 
 
 def _fractions(classes: ClassResults) -> np.ndarray:
@@ -175,7 +178,7 @@ def _loss_figure(report: RunReport) -> Figure:
         else "."
     )
     positive = all(value > 0 for each in series for _, value in each.points)
-    axes = Axis(title="epoch"), Axis(title="mean training loss", log=positive)
+    axes = _epochs_axis(series), Axis(title="mean training loss", log=positive)
     return Figure(
         title="Training loss",
         conclusion=conclusion,
@@ -204,10 +207,17 @@ def _accuracy_curves(report: RunReport) -> Figure:
     return Figure(
         title="Validation accuracy",
         conclusion=conclusion,
-        plot=line_chart(series, Axis(title="epoch"), _ACCURACY, conclusion, dots=len(run.curve("val_overall")) <= 20),
+        plot=line_chart(series, _epochs_axis(series), _ACCURACY, conclusion, dots=len(run.curve("val_overall")) <= 20),
         legend=legend(series),
         table=_curves_table(series, in_percent=True),
     )
+
+
+def _epochs_axis(series: list[Series]) -> Axis:
+    """Marked at a few epochs that there are."""
+    last = int(max(epoch for each in series for epoch, _ in each.points))
+    step = next(size for power in range(9) for size in (10**power, 2 * 10**power, 5 * 10**power) if 7 * size >= last)
+    return Axis(title="epoch", ticks=tuple(float(epoch) for epoch in range(step, last + 1, step)))
 
 
 def _curves_table(series: list[Series], *, in_percent: bool = False) -> Table:

@@ -59,7 +59,7 @@ def flow_figure(report: StoreReport) -> Figure:
         f"Samples of tail classes give {percent(leak[0])} of their mass to head classes; samples of head classes give "
         f"{percent(leak[1])} to the tail."
         if all(map(math.isfinite, leak))
-        else "There are no samples of head or of tail classes to compare."
+        else f"There are no samples of {' or '.join(_absent(report))} classes here."
     )
     plot = heat_map(_STYLES, _STYLES, mass.flow, ("samples of", "mass given to"), f"{title}. {conclusion}")
     return Figure(title=title, conclusion=conclusion, plot=plot, table=_square("samples of", mass.flow))
@@ -96,6 +96,8 @@ def accuracy_figure(report: StoreReport) -> Figure:
         if math.isfinite(gap)
         else "."
     )
+    if report.mixed:
+        conclusion += " Every input is mixed with that of another sample, whose label does not count here."
     names = ("all", *GROUP_NAMES)
     bars = [Bars(name="accuracy", style="head", values=(overall, *values))]
     cells = zip(names, (overall, *values), (report.rows, *rows.astype(int).tolist()), strict=True)
@@ -119,7 +121,7 @@ def confusion_figure(report: StoreReport) -> Figure:
     conclusion = (
         f"{percent(float(missed))} of the tail's samples are taken for a head class."
         if math.isfinite(missed)
-        else "There are no samples of tail classes."
+        else "There are no samples of tail classes here."
     )
     title = "Confusion between groups"
     plot = heat_map(_STYLES, _STYLES, shares.tolist(), ("samples of", "taken for a class of"), f"{title}. {conclusion}")
@@ -216,7 +218,9 @@ def coverage_figure(order: OrderStatistics) -> Figure:
     """Which classes are ever among the best k."""
     tail = order.covered.get("tail")
     conclusion = "There are no tail classes."
-    if tail is not None:
+    if tail is not None and "tail" not in order.found:
+        conclusion = "There are no samples of tail classes here: whether the teacher knows them cannot be told."
+    elif tail is not None:
         full = next((k for k, share in zip(order.depths, tail, strict=True) if share == 1), 0)
         conclusion = f"{percent(tail[0])} of the tail's classes are the teacher's first choice for at least one sample"
         if not full:
@@ -250,7 +254,8 @@ def _mass_bars(
     for place, (mass, groups) in enumerate(zip(masses, values, strict=True)):
         name = f"teacher's mass, T = {mass.temperature:g}"
         bars.append(Bars(name=name, style=styles[place % len(styles)], values=groups))
-    conclusion = " ".join(_verdict(m.temperature, g, truth, truth_name) for m, g in zip(masses, values, strict=True))
+    told = (_verdict(m.temperature, g, truth, truth_name) for m, g in zip(masses, values, strict=True))
+    conclusion = " ".join(told) if truth[2] else "There are no samples of tail classes here to hold their mass against."
     return bars_figure(
         GROUP_NAMES,
         bars,
@@ -264,8 +269,6 @@ def _mass_bars(
 
 def _verdict(temperature: float, groups: tuple[float, ...], truth: tuple[float, ...], truth_name: str) -> str:
     """What the tail gets, against what is its."""
-    if not truth[2]:
-        return f"At T = {temperature:g} there is no tail to compare."
     ratio = groups[2] / truth[2]
     how = "about its" if abs(ratio - 1) <= _FAIR else f"{number(ratio, 2)} times its"
     gets = f"At T = {temperature:g} the tail gets {percent(groups[2])} of the mass"
@@ -298,6 +301,12 @@ def _square(corner: str, values: "list[list[float]] | tuple[tuple[float, ...], .
 def _shares(report: StoreReport, weights: "tuple[int, ...] | list[int]") -> tuple[float, ...]:
     sums = np.bincount(report.classes.groups, weights, minlength=len(GROUP_NAMES))
     return tuple((sums / sums.sum()).tolist())
+
+
+def _absent(report: StoreReport) -> list[str]:
+    """Which of head and tail have no samples."""
+    present = {report.classes.groups[c] for c, rows in enumerate(report.samples.class_rows) if rows}
+    return [GROUP_NAMES[group] for group in (0, 2) if group not in present]
 
 
 def _how_much_is_told(fraction: float) -> str:

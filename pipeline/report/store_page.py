@@ -6,7 +6,7 @@ from typing import Any
 from ...stores.arrays import GROUP_NAMES
 from ...stores.codecs import TopK
 from .class_figure import about_equal
-from .comparison_section import comparison_section
+from .comparison_section import comparison_section, other_inputs
 from .fidelity_section import fidelity_section
 from .page import Figure, Page, Section
 from .store_figures import (
@@ -43,30 +43,32 @@ def store_page(report: StoreReport) -> Page:
         notice=_notice(report),
         conclusions=tuple(_conclusions(report, sections)),
         facts=tuple(_facts(report)),
-        sections=tuple(section for section in sections if section.figures or section.notes),
+        sections=tuple(section for section in sections if section.figures or section.notes or section.conclusion),
     )
 
 
 def _conclusions(report: StoreReport, sections: Sequence[Section]) -> Iterator[str]:
     """The first of each section; of the masses also what they would be if the samples were not long-tailed."""
     for section in sections:
-        if not section.figures:
-            continue
-        yield section.figures[0].conclusion
-        if section.key == "mass" and not about_equal(report.samples.class_rows):
+        if section.conclusion or section.figures:
+            yield section.conclusion or section.figures[0].conclusion
+        if section.key == "mass" and section.figures and not about_equal(report.samples.class_rows):
             sentence = section.figures[1].conclusion
-            yield f"If every class were as frequent: {sentence[0].lower()}{sentence[1:]}"
+            if sentence != section.figures[0].conclusion:
+                yield f"If every class were as frequent: {sentence[0].lower()}{sentence[1:]}"
 
 
 def _notice(report: StoreReport) -> str:
     manifest, sentences = report.manifest, []
     if manifest.state != "complete":
         sentences.append(
-            f"This store is not finished: the page tells of its first {report.rows:,} of {manifest.num_samples:,} "
+            f"This store is not finished: this report tells of its first {report.rows:,} of {manifest.num_samples:,} "
             f"samples. Run the same {manifest.made_by.strip('`')} again to complete it."
         )
     if manifest.num_views > 1:
-        sentences.append(f"The page tells of view 0, the first of {manifest.num_views:,} views of every sample.")
+        sentences.append(f"This report tells of view 0, the first of {manifest.num_views:,} views of every sample.")
+    if report.comparison is not None and (sentence := other_inputs(report.comparison)):
+        sentences.append(sentence)
     return " ".join(sentences)
 
 
@@ -125,11 +127,13 @@ def _calibration_section(report: StoreReport) -> Section:
             "than 5 samples are not drawn."
         ),
         notes=tuple(_entropy_notes(report)),
-        figures=(reliability_figure(report), entropy_figure(report)),
+        figures=(entropy_figure(report),) if report.mixed else (reliability_figure(report), entropy_figure(report)),
     )
 
 
 def _entropy_notes(report: StoreReport) -> Iterator[str]:
+    if report.mixed:
+        yield "Every input is mixed of two samples: no one label is right, so that calibration cannot be told."
     if report.manifest.teacher.spec.startswith("imported") and isinstance(report.manifest.logit_codec, TopK):
         yield "Of an imported store of the best classes, the entropy is a lower bound: the others count as one class."
 

@@ -45,6 +45,11 @@ class StoreReport:
     payload: PayloadStatistics
     comparison: Comparison | None = None
 
+    @property
+    def mixed(self) -> bool:
+        """Whether every input was mixed with that of another sample: one label is then not the truth."""
+        return self.manifest.array("mix_rows") is not None
+
 
 def report_store(path: Path | str, temperatures: tuple[float, ...], against: Path | str | None = None) -> StoreReport:
     """Look through a store, and compare it with another.

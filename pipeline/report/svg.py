@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 WIDTH = 420
 HEIGHT = 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 16, 42
+# of the length of a logarithmic axis, at either end
+_EDGE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Axis:
         low: its first value; by default the data's.
         high: its last; by default the data's.
         log: whether it is logarithmic; only values above 0 are then drawn.
-        percent: whether values are fractions, told in percent.
+        percent: whether values are fractions from 0 to 1, told in percent.
         ticks: where it is marked; by default at round numbers.
         names: of the values 0, 1, ... where it has no numbers but kinds.
     """
@@ -64,7 +66,12 @@ class Scale:
         high = max(shown, default=2.0) if axis.high is None else axis.high
         if high <= low:
             low, high = (low / 2, low * 2) if axis.log else (low - 0.5, low + 0.5)
-        if axis.ticks is None and not axis.log:
+        if axis.percent:
+            low, high = max(low, 0.0), min(high, 1.0)
+        if axis.log:  # no mark on the other axis
+            edge = (high / low) ** _EDGE
+            low, high = low / edge, high * edge
+        elif axis.ticks is None:
             step = _step(low, high)
             low = math.floor(low / step) * step if axis.low is None else low
             high = math.ceil(high / step - 1e-9) * step if axis.high is None else high
@@ -181,7 +188,7 @@ def _step(low: float, high: float) -> float:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5)):
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [f * 10.0**d for d in decades for f in factors if low * 0.999 <= f * 10.0**d <= high * 1.001]
         if len(ticks) >= 3:
             return ticks[:: -(-len(ticks) // 7)]

@@ -133,7 +133,8 @@ def _shared(report: SweepReport) -> str:
     """What the best trials have in common."""
     best = report.finished[: max(2, round(len(report.finished) / 10))]
     names = [name for name in report.varied if name != SEED]
-    shared = [f"{name} {setting(best[0], name)}" for name in names if len({setting(row, name) for row in best}) == 1]
+    common = [name for name in names if len({setting(row, name) for row in best}) == 1]
+    shared = [f"{name} {setting(best[0], name)}" for name in common if setting(best[0], name) != NONE]
     if not shared:
         return f"The best {count(len(best), 'trial')} share no setting."
     return f"The best {count(len(best), 'trial')} share {', '.join(shared)}."
@@ -151,10 +152,10 @@ def _effect_figure(report: SweepReport, name: str) -> Figure:
         Series(name="mean", style="other", points=tuple((float(p), means[v]) for p, v in enumerate(values))),
     ]
     conclusion = (
-        f"With {name} {best} the {count(len(found[best]), 'trial')} reach {percent(means[best])} on average; with the "
-        f"worst value, {percent(min(means.values()))}."
+        f"With {name} {best} the mean over {count(len(found[best]), 'trial')} is {percent(means[best])}; with "
+        f"the worst value, {percent(min(means.values()))}."
     )
-    axis = Axis(title=name, low=-0.5, high=len(values) - 0.5, names=tuple(value or NONE for value in values))
+    axis = Axis(title=name, low=-0.5, high=len(values) - 0.5, names=tuple(values))
     return Figure(
         title=f"Accuracy by {name}",
         conclusion=conclusion,
@@ -220,7 +221,7 @@ def _front_words(report: SweepReport, front: Sequence[Row], cost: str) -> str:
 
 def _winner(report: SweepReport) -> str:
     best = report.standings[0]
-    names = [f"{name} {setting(best, name)}" for name in report.varied if name != SEED]
+    names = [f"{name} {setting(best, name)}" for name in report.varied if name != SEED and setting(best, name) != NONE]
     groups = [f"{percent(best.mean[name])} in {name} classes" for name in GROUP_NAMES if best.mean[name] is not None]
     told = f" ({', '.join(groups)})" if groups else ""
     what = ", ".join(names) or "the only setting"
@@ -255,14 +256,16 @@ def _values(report: SweepReport, name: str) -> list[str]:
 
 
 def _ordered(values: Iterable[str]) -> list[str]:
-    """Different values, numbers by size."""
+    """Different values, numbers by size, none last."""
     different = sorted(set(values))
-    return different if _numbers(different) is None else sorted(different, key=float)
+    numbers = _numbers(different)
+    return different if numbers is None else [different[place] for place in np.argsort(numbers)]  # NaN is put last
 
 
 def _numbers(values: Iterable[str]) -> list[float] | None:
+    """NaN for none; None where there are other words."""
     try:
-        return [float(value) for value in values]
+        return [math.nan if value == NONE else float(value) for value in values]
     except ValueError:
         return None
 

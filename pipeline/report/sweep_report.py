@@ -12,6 +12,7 @@ from ..sweep.config import METRICS
 from ..sweep.leaderboard import Standing, leaderboard, rank_value
 from ..sweep.table import TABLE, Row, read_table
 from ..training.run_folder import CONFIG
+from .words import NONE
 
 SEED = "seed"
 _NAMED = ("student", "loss", SEED)
@@ -65,6 +66,7 @@ def report_sweep(path: Path) -> SweepReport:
     if not rows:
         raise RefusedError(f"{path} has no trial yet: there is nothing to report.")
     metric = _metric(path / CONFIG)
+    standings = leaderboard(rows, metric)  # of the table's order, as the sweep's own: of equal ones, the earlier
     rows.sort(key=lambda row: (row.state != "done", -rank_value(getattr(row, metric))))
     names = [*_NAMED, *dict.fromkeys(name for row in rows for name in row.settings)]
     varied = tuple(name for name in names if len({setting(row, name) for row in rows}) > 1)
@@ -72,7 +74,7 @@ def report_sweep(path: Path) -> SweepReport:
         path=str(path),
         metric=metric,
         trials=tuple(rows),
-        standings=tuple(leaderboard(rows, metric)),
+        standings=tuple(standings),
         varied=varied,
         fixed={name: setting(rows[0], name) for name in names if name not in varied},
         store_ids=tuple(sorted({row.store_id for row in rows if row.store_id is not None})),
@@ -80,8 +82,8 @@ def report_sweep(path: Path) -> SweepReport:
 
 
 def setting(row: Row | Standing, name: str) -> str:
-    """What a trial has for a setting, as text; empty where it does not concern its loss."""
-    return str(getattr(row, name)) if name in _NAMED else row.settings.get(name, "")
+    """What a trial has for a setting, as text; ``none`` where it does not concern its loss."""
+    return str(getattr(row, name)) if name in _NAMED else row.settings.get(name, NONE)
 
 
 def _settings(table: Path) -> list[str]:

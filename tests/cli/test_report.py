@@ -85,7 +85,7 @@ def test_a_codec_s_cost_is_told(here: Path, cli: Cli) -> None:
         (["photos.kd", "--out", "photos.pdf"], 2, "does not end in .html"),
         (["photos.kd", "--baseline", "runs/kd"], 2, "--baseline means nothing"),
         (["runs/kd", "--temperature", "2"], 2, "--temperature means nothing"),
-        (["photos.kd", "--temperature", "-1"], 2, "not above 0"),
+        (["photos.kd", "--temperature", "-1"], 2, "-1 is not between 0.01 and 1000"),
         (["runs"], 3, "no store, run or sweep"),
         (["nowhere"], 3, "no store, run or sweep"),
         (["photos.kd", "--against", "nowhere.kd"], 3, "cannot be read"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdpipe.stores.errors import UsageError
 from kdpipe.stores.groups import assign_groups, group_names
+from kdpipe.stores.tables import classes_table
 
 NAMES = ["cat", "dog", "emu", "fox"]
 GROUPS = ["tail", "head", "medium", "head"]
@@ -91,6 +92,12 @@ def test_a_file_gives_groups_by_name_or_number_in_any_order(tmp_path: Path, suff
     assert groups_of(f"file:{path}") == GROUPS
 
 
+@pytest.mark.parametrize("names", [NAMES, ["0", "01", "true", "null"]])
+def test_the_classes_of_another_store_give_its_groups(tmp_path: Path, names: list[str]) -> None:
+    pq.write_table(classes_table(names, [3, 9, 5, 7], GROUPS), tmp_path / "classes.parquet")
+    assert groups_of(str(tmp_path / "classes.parquet"), names) == GROUPS
+
+
 def test_the_recorded_rule_names_the_file_and_what_it_said(tmp_path: Path) -> None:
     path, other = tmp_path / "a.csv", tmp_path / "b" / "a.csv"
     other.parent.mkdir()
@@ -120,8 +127,8 @@ def test_class_names_that_look_like_numbers_or_words_are_texts(tmp_path: Path) -
         ("class,group\n7,head\n", "class in .*'7'"),
         ("class,group\ncat,haed\n", "group in .*'haed'. Did you mean 'head'"),
         ("class,group\ncat,head\ncat,tail\n", "'cat' into two groups"),
-        ("name,group\ncat,head\n", "needs columns class and group"),
-        ("", "needs columns class and group"),
+        ("animal,group\ncat,head\n", "needs columns class .or name. and group"),
+        ("", "needs columns class .or name. and group"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: str, reason: str) -> None:

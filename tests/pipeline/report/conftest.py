@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from kdpipe.pipeline.report import ReportConfig, report
 from kdpipe.pipeline.sweep.table import Row, State, write_table
 from kdpipe.stores import ArrayInfo, Manifest, Store, StoreWriter, open_store
-from kdpipe.stores.arrays import GROUP_NAMES, class_dtype
+from kdpipe.stores.arrays import GROUP_NAMES, VIEW_ARRAYS, class_dtype
 from kdpipe.stores.codecs import parse_codec
 from kdpipe.stores.manifest import DatasetInfo, InputDigest, TeacherInfo, fingerprint
 from kdpipe.stores.tables import SAMPLES_SCHEMA, classes_table
@@ -50,6 +52,8 @@ def write_store(
     rank_depth: int | None = None,
     chunk_rows: int = 16,
     chunks: int | None = None,
+    spec: str = "folder:photos",
+    digest: str = "blake2b:00",
     **fields: Any,
 ) -> Store:
     """Write these logits as a store; with ``chunks``, only so many of them, and leave it unfinished."""
@@ -62,6 +66,7 @@ def write_store(
     info = {
         "logits": parsed.arrays(num_classes),
         "ranks": (ArrayInfo(name="ranks", dtype=class_dtype(num_classes), width=ranks.shape[1]),),
+        "mix_rows": (VIEW_ARRAYS["mix_rows"],),
     }
     settings: dict[str, Any] = {
         "num_samples": num_samples,
@@ -70,7 +75,7 @@ def write_store(
         "arrays": tuple(array for name in arrays for array in info[name]),
         "codec": None if codec in ("float16", "float32") else str(parsed),
         "dataset": DatasetInfo(
-            spec="folder:photos", sample_ids=fingerprint(ids), labels=fingerprint(map(str, labels)),
+            spec=spec, sample_ids=fingerprint(ids), labels=fingerprint(map(str, labels)),
             classes=fingerprint(names),
         ),
         "teacher": TeacherInfo(spec="torchvision:resnet50", checksum="sha256:00", num_parameters=25_557_032),
@@ -93,13 +98,14 @@ def write_store(
     }  # fmt: skip
     samples = pa.table([pa.array(columns[f.name], f.type) for f in SAMPLES_SCHEMA], schema=SAMPLES_SCHEMA)
     stored = {**parsed.encode(logits, np.array(groups)), "ranks": ranks.astype(class_dtype(num_classes))}
+    stored["mix_rows"] = np.arange(num_samples, dtype=np.uint32)[:, None]
     writer = StoreWriter.open(path, manifest, classes)
     for chunk in range(manifest.grid.num_chunks if chunks is None else chunks):
         rows = manifest.grid.rows(chunk)
         values = {array.name: stored[array.name][rows.start : rows.stop] for array in manifest.arrays}
-        digest = [InputDigest(row=rows.start, digest="blake2b:00")]
+        inputs = [InputDigest(row=rows.start, digest=digest)]
         table = samples.slice(rows.start, len(rows)) if manifest.grid.view(chunk) == 0 else None
-        writer.write_chunk(chunk, values, table, digest)
+        writer.write_chunk(chunk, values, table, inputs)
     if chunks is None:
         writer.finish()
     return open_store(path, allow_unfinished=True)
@@ -198,6 +204,39 @@ def make_run() -> Callable[..., Path]:
 def make_sweep() -> Callable[..., Path]:
     """``make_sweep(path, ...)`` writes the folder of a sweep."""
     return write_sweep
+
+
+@pytest.fixture
+def store(tmp_path: Path, make_store: MakeStore, teacher_says: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Path:
+    """A store of 60 samples of 9 classes."""
+    make_store(tmp_path / "a.kd", *teacher_says(60, 9))
+    return tmp_path / "a.kd"
+
+
+class Reader(HTMLParser):
+    """What a page is made of: its elements, their attributes, and all of its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(path: Path, **options: Any) -> Reader:
+    """The page of a path."""
+    out = path.parent / "page.html"
+    report(ReportConfig(path=path, out=out, **options))
+    return Reader(out.read_text(encoding="utf-8"))
 
 
 def find_browser() -> str | None:

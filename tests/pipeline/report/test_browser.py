@@ -129,6 +129,14 @@ def test_a_phone_has_nothing_to_scroll_sideways(look: Callable[..., Any]) -> Non
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+def test_nothing_is_cut_off_in_print(look: Callable[..., Any]) -> None:
+    page = look({"width": 780, "height": 1100})
+    page.emulate_media(media="print")
+    hidden = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollHeight > box.clientHeight).length"
+    assert page.evaluate(hidden) == 0
+    assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflow") == "visible"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(look: Callable[..., Any], scheme: str) -> None:
     page = look(DESK, scheme)

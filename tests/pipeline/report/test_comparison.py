@@ -14,8 +14,11 @@ from kdpipe.pipeline.losses.ltkd import decompose as decompose_tensors
 from kdpipe.pipeline.losses.ltkd import partition_classes
 from kdpipe.pipeline.report.comparison import compare
 from kdpipe.pipeline.report.divergence import decompose, log_softmax
+from kdpipe.pipeline.report.store_page import store_page
+from kdpipe.pipeline.report.store_report import report_store
 from kdpipe.stores import MismatchError
 from kdpipe.stores.codecs import FidelityTally, parse_codec
+from kdpipe.stores.manifest import TeacherInfo
 
 GROUPS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
 LOGITS = arrays(np.float32, (3, 6), elements=st.floats(-30, 30, width=32))
@@ -103,6 +106,35 @@ def test_a_codec_costs_what_its_fidelity_says(
     assert 1 - found.same_best["all"] == pytest.approx(fidelity.top1_flips)
 
 
+@pytest.mark.parametrize(
+    ("fields", "what", "notice"),
+    [
+        ({}, "what differs is what storing costs (float32 against int8)", None),
+        ({"spec": "folder:elsewhere"}, "what differs is what storing costs", None),  # the digests agree
+        ({"digest": "blake2b:01"}, "other inputs: these two do not show what storing costs", "3 had another one there"),
+        ({"augmentation": {"seed": 0}}, "other augmentation: these two do not", None),
+        ({"precision": "bf16"}, "other precision: these two do not", None),
+        (
+            {"digest": "blake2b:01", "augmentation": {"seed": 0}, "preprocessing": {"resize": 9}, "precision": "bf16"},
+            "other preprocessing, augmentation and precision: these two do not",
+            "They come from other preprocessing and augmentation.",
+        ),
+        # no digest is of a sample in both: the name of the data is all that is known
+        ({"ids": [f"{n + 1:05d}" for n in range(50)], "spec": "folder:other"}, "other data: these two do not", None),
+        ({"teacher": TeacherInfo(spec="t", checksum="1", num_parameters=1)}, "The other teacher is t", None),
+    ],
+)
+def test_what_storing_costs_is_said_only_of_the_same_inputs(
+    fields: dict[str, Any], what: str, notice: str | None, tmp_path: Path, one: tuple[np.ndarray, np.ndarray],
+    make_store: Callable[..., Any],
+) -> None:  # fmt: skip
+    make_store(tmp_path / "a.kd", *one, chunk_rows=17)
+    make_store(tmp_path / "b.kd", *one, codec="int8", chunk_rows=17, **fields)
+    page = store_page(report_store(tmp_path / "a.kd", (1.0,), tmp_path / "b.kd"))
+    assert what in page.sections[-1].text
+    assert notice in page.notice if notice else page.notice == ""
+
+
 def test_a_store_of_the_best_classes_tells_the_part_across_groups(
     tmp_path: Path, one: tuple[np.ndarray, np.ndarray], other: np.ndarray, make_store: Callable[..., Any]
 ) -> None:
@@ -174,3 +206,13 @@ def test_other_groups_leave_no_divergence_to_a_store_of_the_best_classes(
     found = compare(plain, top, (1.0,))
     assert found.divergences == ()
     assert any("other class groups" in sentence for sentence in found.missing)
+
+
+def test_no_part_is_below_zero(
+    tmp_path: Path, one: tuple[np.ndarray, np.ndarray], make_store: Callable[..., Any]
+) -> None:
+    """Masses that are stored as float32 give means of a few -1e-9 nats, all of it rounding."""
+    plain = make_store(tmp_path / "a.kd", *one)
+    top = make_store(tmp_path / "b.kd", *one, codec="topk:3,temperatures=1,4,8,32,100")
+    found = compare(plain, top, (1.0, 4.0, 8.0, 32.0, 100.0)).divergences
+    assert min(part for each in found for part in (each.cross, *(cross for cross, _ in each.by_label.values()))) >= 0

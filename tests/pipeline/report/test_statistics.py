@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdpipe.pipeline.report import codec_fidelity, payload, sample_tables
 from kdpipe.pipeline.report.payload import payload_statistics
-from kdpipe.pipeline.report.sample_tables import CONFIDENCE_BINS, Reliability, sample_statistics
+from kdpipe.pipeline.report.sample_tables import CONFIDENCE_BINS, ENTROPY_BINS, Reliability, sample_statistics
 from kdpipe.stores import CorruptStoreError
 from kdpipe.stores.arrays import GROUP_NAMES
 from scipy.stats import rankdata
@@ -80,7 +80,8 @@ def test_calibration_and_entropy(
         assert sum(each.counts) == members.sum()
         assert found.entropy[name] == pytest.approx(entropy[members].mean(), abs=1e-6)
     for name in GROUP_NAMES:
-        assert sum(found.entropy_counts[name]) == parts[name].sum()
+        counts, _ = np.histogram(entropy[parts[name]], ENTROPY_BINS, (0, np.log(9)))
+        assert found.entropy_counts[name] == tuple(counts)
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 1.0), st.booleans()), min_size=1, max_size=60))
