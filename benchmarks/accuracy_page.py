@@ -3,11 +3,18 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 METRICS = ("overall", "head", "medium", "tail")
+# ours, and what they are made of or compete with
+PAIRS = (
+    ("LTKD, store's masses", "LTKD"),
+    ("GRKD, rebalanced", "GRKD"),
+    *(("class-calibrated KD", rival) for rival in ("balanced softmax", "BKD", "LTKD")),
+)
 # two-sided 95 % quantiles of Student's t, by degrees of freedom
 _T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -39,17 +46,15 @@ def page(document: dict[str, Any]) -> str:
 
 def _summary(records: list[dict[str, Any]]) -> list[str]:
     """All settings side by side: what every loss gains over KD, and which do so everywhere."""
+    over_kd = {name: (name, "KD") for name in records[0]["losses"] if name != "KD"}
     lines = [
         "## In short\n",
         "Points above KD, overall / tail, the mean over the seeds; bold where the 95 % interval does not hold 0.\n",
-        f"| loss | {' | '.join(map(_short, records))} |",
-        "|---|" + "---|" * len(records),
+        *_differences("loss", over_kd, records),
+        "\nThe same of the losses that only a store makes possible, over what they are made of and their rivals.\n",
+        *_differences("loss, over its rival", {f"{one}, over {other}": (one, other) for one, other in PAIRS}, records),
+        "",
     ]
-    for name in records[0]["losses"]:
-        if name != "KD":
-            cells = (" / ".join(map(_bold, _gains(record, name, "KD").values())) for record in records)
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines.append("")
     for metric in ("overall", "tail"):
         highest = Counter(_best(record, metric) for record in records)
         lines += [f"- **{metric}**: the highest mean is that of {_listed(highest, len(records))}."]
@@ -62,6 +67,15 @@ def _summary(records: list[dict[str, Any]]) -> list[str]:
     paper = "[its paper](https://arxiv.org/abs/2506.18496)"
     lines += [f"- **LTKD's tail**, which {paper} has well above that of KD and DKD: {compared}."]
     return [*lines, ""]
+
+
+def _differences(title: str, pairs: dict[str, tuple[str, str]], records: list[dict[str, Any]]) -> Iterator[str]:
+    """A table of losses over others, by name, setting by setting."""
+    yield f"| {title} | {' | '.join(map(_short, records))} |"
+    yield "|---|" + "---|" * len(records)
+    for name, pair in pairs.items():
+        cells = (" / ".join(map(_bold, _gains(record, *pair).values())) for record in records)
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _tail_of_ltkd(record: dict[str, Any]) -> str:
