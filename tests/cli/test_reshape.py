@@ -105,7 +105,7 @@ def test_augmented_views_are_replayed_after_all_of_it(cli: Cli, workplace: Path)
         "distill", "--store", "f.kd", "--data", "digits", "--student", "kdpipe:convnet_tiny", "--loss", "kd",
         "--out", "other",
     )  # fmt: skip
-    assert (spoiled.code, "2 classes" in spoiled.err) == (3, True)
+    assert (spoiled.code, "2 in the store, 10 in the data" in spoiled.err) == (3, True)
 
 
 def test_rows_that_are_mixed_with_others_keep_their_numbers(cli: Cli, workplace: Path) -> None:
