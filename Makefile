@@ -65,7 +65,7 @@ $(GLYPHS): | install
 	$(PIP) install --quiet --group proofs
 	mkdir -p $(@D) && $(PY) benchmarks/glyph100.py $@
 
-results: install ## compare twelve losses, five seeds; writes docs/results.md (about 12 minutes; RESULTS_SCALE=3: two hours)
+results: install ## compare twelve losses, five seeds; writes docs/results.md (about 14 minutes; RESULTS_SCALE=3: two hours)
 	$(PIP) install --quiet --group proofs
 	$(KEEP_BUFFERS) $(PY) benchmarks/accuracy.py
 
